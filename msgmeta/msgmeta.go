@@ -1,0 +1,156 @@
+// Package msgmeta names every metadata entry that Headrace reads or writes on
+// a message, with typed access to each. Nothing else in Headrace spells out a
+// metadata name.
+//
+// All names match [A-Za-z0-9_.-] so that every broker can carry them as they
+// are, SQS message attributes included.
+package msgmeta
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Prefix starts the name of every metadata entry that belongs to Headrace.
+const Prefix = "headrace_"
+
+// Names of the entries. The first group describes what the message says and is
+// set by its producer; the second describes one delivery of it and is set by
+// Headrace alone.
+const (
+	// Key names the entity whose order matters. Brokers that order by key
+	// (Kafka partitions, SQS FIFO groups) are given this value.
+	Key = Prefix + "key"
+	// Version is the version that the producer stamped on the entity's state.
+	Version = Prefix + "version"
+	// EventTime is when the thing happened, RFC 3339 with nanoseconds, UTC.
+	EventTime = Prefix + "event_time"
+
+	// Producer names the outbox that gave the sequence.
+	Producer = Prefix + "producer"
+	// Sequence is the gapless number per key given by the outbox.
+	Sequence = Prefix + "sequence"
+	// Attempt counts the deliveries of a message, starting with 1.
+	Attempt = Prefix + "attempt"
+	// Malformed says why a broker's message could not be parsed. The payload of
+	// such a message holds the raw bytes that were received.
+	Malformed = Prefix + "malformed"
+)
+
+// deliveryEntries describe one delivery, so a handler that copies the metadata
+// of its input must not send them on.
+var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed}
+
+// ErrMalformed is matched by the errors of the typed getters when an entry is
+// there but can't be read.
+var ErrMalformed = errors.New("malformed metadata entry")
+
+// GetKey returns the message's key, or "" when it has none.
+func GetKey(msg *message.Message) string { return msg.Metadata.Get(Key) }
+
+// SetKey sets the message's key. An empty key removes the entry, because
+// brokers treat an empty key as a key that all such messages share.
+func SetKey(msg *message.Message, key string) {
+	if key == "" {
+		delete(msg.Metadata, Key)
+		return
+	}
+	set(msg, Key, key)
+}
+
+// GetVersion returns the producer's version as it was stamped, and whether
+// there is one.
+func GetVersion(msg *message.Message) (string, bool) {
+	v, ok := msg.Metadata[Version]
+	return v, ok
+}
+
+// SetVersion stamps the version of the entity's state.
+func SetVersion(msg *message.Message, version string) { set(msg, Version, version) }
+
+// GetEventTime returns when the event happened. ok is false when the message
+// does not say; err matches ErrMalformed when it says it in another form.
+func GetEventTime(msg *message.Message) (t time.Time, ok bool, err error) {
+	v, ok := msg.Metadata[EventTime]
+	if !ok {
+		return time.Time{}, false, nil
+	}
+	t, err = time.Parse(time.RFC3339Nano, v)
+	if err != nil {
+		return time.Time{}, true, fmt.Errorf("%w: %s is not RFC 3339: %q", ErrMalformed, EventTime, v)
+	}
+	return t, true, nil
+}
+
+// SetEventTime sets when the event happened.
+func SetEventTime(msg *message.Message, t time.Time) {
+	set(msg, EventTime, t.UTC().Format(time.RFC3339Nano))
+}
+
+// GetProducer returns the name of the outbox that gave the sequence, or "".
+func GetProducer(msg *message.Message) string { return msg.Metadata.Get(Producer) }
+
+// SetProducer sets the name of the outbox that gave the sequence.
+func SetProducer(msg *message.Message, producer string) { set(msg, Producer, producer) }
+
+// GetSequence returns the message's number within its key. ok is false when it
+// has none; err matches ErrMalformed when it is not a positive integer.
+func GetSequence(msg *message.Message) (n int64, ok bool, err error) {
+	return getPositive(msg, Sequence)
+}
+
+// SetSequence sets the message's number within its key.
+func SetSequence(msg *message.Message, n int64) { set(msg, Sequence, strconv.FormatInt(n, 10)) }
+
+// GetAttempt returns how often the message has been delivered, this delivery
+// included. ok is false when the broker does not count; err matches
+// ErrMalformed when the entry is not a positive integer.
+func GetAttempt(msg *message.Message) (n int64, ok bool, err error) {
+	return getPositive(msg, Attempt)
+}
+
+// SetAttempt sets how often the message has been delivered.
+func SetAttempt(msg *message.Message, n int64) { set(msg, Attempt, strconv.FormatInt(n, 10)) }
+
+// GetMalformed returns why the broker's message could not be parsed, or "" when
+// it could.
+func GetMalformed(msg *message.Message) string { return msg.Metadata.Get(Malformed) }
+
+// SetMalformed marks a message that could not be parsed.
+func SetMalformed(msg *message.Message, reason string) { set(msg, Malformed, reason) }
+
+// StripDelivery removes the entries that describe one delivery of a message, so
+// that a handler which copies its input's metadata doesn't send them on as its
+// own. Key, version and event time speak of the message's content and stay.
+func StripDelivery(msg *message.Message) {
+	for _, name := range deliveryEntries {
+		delete(msg.Metadata, name)
+	}
+}
+
+// Owned reports whether a metadata name belongs to Headrace.
+func Owned(name string) bool { return strings.HasPrefix(name, Prefix) }
+
+func set(msg *message.Message, name, value string) {
+	if msg.Metadata == nil {
+		msg.Metadata = message.Metadata{}
+	}
+	msg.Metadata[name] = value
+}
+
+func getPositive(msg *message.Message, name string) (n int64, ok bool, err error) {
+	v, ok := msg.Metadata[name]
+	if !ok {
+		return 0, false, nil
+	}
+	n, err = strconv.ParseInt(v, 10, 64)
+	if err != nil || n < 1 {
+		return 0, true, fmt.Errorf("%w: %s is not a positive integer: %q", ErrMalformed, name, v)
+	}
+	return n, true, nil
+}

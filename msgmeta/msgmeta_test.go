@@ -1,0 +1,83 @@
+package msgmeta_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/msgmeta"
+)
+
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+
+	msg := message.NewMessage("1", nil)
+	at := time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.FixedZone("CET", 3600))
+	msgmeta.SetKey(msg, "product-1")
+	msgmeta.SetVersion(msg, "7")
+	msgmeta.SetEventTime(msg, at)
+	msgmeta.SetSequence(msg, 42)
+	msgmeta.SetAttempt(msg, 3)
+	msgmeta.SetProducer(msg, "orders")
+
+	require.Equal(t, "product-1", msgmeta.GetKey(msg))
+	version, ok := msgmeta.GetVersion(msg)
+	require.True(t, ok)
+	require.Equal(t, "7", version)
+	got, ok, err := msgmeta.GetEventTime(msg)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.True(t, at.Equal(got))
+	seq, ok, err := msgmeta.GetSequence(msg)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.EqualValues(t, 42, seq)
+	attempt, _, err := msgmeta.GetAttempt(msg)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, attempt)
+	require.Equal(t, "orders", msgmeta.GetProducer(msg))
+}
+
+func TestAnEmptyKeyIsNoKey(t *testing.T) {
+	t.Parallel()
+
+	msg := message.NewMessage("1", nil)
+	msgmeta.SetKey(msg, "a")
+	msgmeta.SetKey(msg, "")
+	require.NotContains(t, msg.Metadata, msgmeta.Key)
+}
+
+func TestUnreadableEntriesAreErrorsAndNotZeroes(t *testing.T) {
+	t.Parallel()
+
+	for _, value := range []string{"", "x", "0", "-1", "1.5", "99999999999999999999"} {
+		msg := message.NewMessage("1", nil)
+		msg.Metadata[msgmeta.Sequence] = value
+		_, ok, err := msgmeta.GetSequence(msg)
+		require.True(t, ok)
+		require.ErrorIs(t, err, msgmeta.ErrMalformed, "value %q", value)
+	}
+	msg := message.NewMessage("1", nil)
+	msg.Metadata[msgmeta.EventTime] = "yesterday"
+	_, _, err := msgmeta.GetEventTime(msg)
+	require.ErrorIs(t, err, msgmeta.ErrMalformed)
+}
+
+func TestStripDeliveryKeepsWhatTheContentSays(t *testing.T) {
+	t.Parallel()
+
+	msg := message.NewMessage("1", nil)
+	msgmeta.SetKey(msg, "k")
+	msgmeta.SetVersion(msg, "1")
+	msgmeta.SetSequence(msg, 1)
+	msgmeta.SetProducer(msg, "p")
+	msgmeta.SetAttempt(msg, 2)
+	msg.Metadata["mine"] = "x"
+
+	msgmeta.StripDelivery(msg)
+	require.Equal(t, message.Metadata{
+		msgmeta.Key: "k", msgmeta.Version: "1", "mine": "x",
+	}, msg.Metadata)
+}
