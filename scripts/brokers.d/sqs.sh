@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# ElasticMQ: speaks SQS, standard and FIFO queues, with Amazon's limits enforced.
+# shellcheck disable=SC2154
+
+sqs_prepare() {
+  local dir=$state/sqs port
+  fetch_jars sqs || return 1
+  keep_port "$dir/port"
+  port=$(port_of sqs)
+  cat >"$dir/elasticmq.conf" <<CONF
+include classpath("application.conf")
+node-address { protocol = http, host = "127.0.0.1", port = $port, context-path = "" }
+rest-sqs { enabled = true, bind-hostname = "127.0.0.1", bind-port = $port, sqs-limits = strict }
+rest-stats { enabled = false }
+aws { region = us-east-1, accountId = 000000000000 }
+CONF
+}
+
+sqs_launch() {
+  local dir=$state/sqs
+  launch sqs java -Xmx512m -XX:MaxMetaspaceSize=256m -XX:+ExitOnOutOfMemoryError \
+    "-XX:ErrorFile=$dir/crash-%p.log" "-Dconfig.file=$dir/elasticmq.conf" \
+    -cp "$dir/lib/*" org.elasticmq.server.Main
+}
+
+sqs_ready() {
+  curl -fsS -m 5 "http://$(address sqs)/?Action=ListQueues" | grep ListQueuesResponse >/dev/null
+}
+
+# ElasticMQ takes any credentials, but a client refuses to sign with none.
+sqs_env() {
+  printf "export HEADRACE_TEST_SQS='sqs://%s?region=us-east-1&access_key=x&secret_key=x'\n" "$(address sqs)"
+  printf 'export HEADRACE_TEST_SQS_ENDPOINT=http://%s\n' "$(address sqs)"
+}
