@@ -30,7 +30,8 @@ func (r *recorder) Fatalf(format string, args ...any) {
 }
 
 // failureOf runs f as a test would run and returns what it failed with, or "".
-func failureOf(t *testing.T, f func(testing.TB)) string {
+// The string that f returns is dropped; it lets testenv's functions stand for f.
+func failureOf(t *testing.T, f func(testing.TB) string) string {
 	t.Helper()
 
 	stand := &recorder{TB: t}
@@ -56,7 +57,7 @@ func TestMissingServiceFailsTheTestAndSaysHowToBringItUp(t *testing.T) {
 		t.Run(variable, func(t *testing.T) {
 			t.Setenv(variable, "")
 
-			failure := failureOf(t, func(tb testing.TB) { ask(tb) })
+			failure := failureOf(t, ask)
 			require.Contains(t, failure, variable)
 			require.Contains(t, failure, "scripts/brokers start")
 			require.Contains(t, failure, `eval "$(scripts/brokers env)"`)
@@ -67,7 +68,7 @@ func TestMissingServiceFailsTheTestAndSaysHowToBringItUp(t *testing.T) {
 func TestMalformedServiceURLFailsTheTestWithoutShowingIt(t *testing.T) {
 	t.Setenv("HEADRACE_TEST_POSTGRES", "postgres://user:secret@%zz")
 
-	failure := failureOf(t, func(tb testing.TB) { testenv.Postgres(tb) })
+	failure := failureOf(t, testenv.Postgres)
 	require.Contains(t, failure, "HEADRACE_TEST_POSTGRES must be a URL")
 	require.NotContains(t, failure, "secret")
 }
@@ -148,7 +149,11 @@ func TestParametersInTheURLReachTheDriver(t *testing.T) {
 func TestUnknownKindOfDatabaseFailsTheTest(t *testing.T) {
 	t.Parallel()
 
-	failure := failureOf(t, func(tb testing.TB) { testenv.Database(tb, "oracle") })
+	failure := failureOf(t, func(t testing.TB) string {
+		t.Helper()
+
+		return testenv.Database(t, "oracle")
+	})
 	require.Contains(t, failure, `"oracle"`)
 }
 
@@ -203,12 +208,15 @@ func TestEventuallyFailsWithTheLastStateSeen(t *testing.T) {
 	t.Parallel()
 
 	asked := 0
-	failure := failureOf(t, func(tb testing.TB) {
-		testenv.Eventually(tb, 20*time.Millisecond, time.Millisecond, func() (bool, string) {
+	failure := failureOf(t, func(t testing.TB) string {
+		t.Helper()
+		testenv.Eventually(t, 20*time.Millisecond, time.Millisecond, func() (bool, string) {
 			asked++
 
 			return false, fmt.Sprintf("asked %d times", asked)
 		})
+
+		return ""
 	})
 	require.Contains(t, failure, "within 20ms")
 	require.Contains(t, failure, fmt.Sprintf("last seen: asked %d times", asked))

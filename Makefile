@@ -1,0 +1,73 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(abspath $(or $(HEADRACE_CACHE),.cache))
+GOLANGCI_LINT_VERSION := v2.12.0
+GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+# Brings the services up (quick when they run) and points the tests at them.
+WITH_BROKERS = scripts/brokers start && brokers_env=$$(scripts/brokers env) && eval "$$brokers_env" &&
+
+.PHONY: help
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+.PHONY: test
+test: ## Run all tests on real brokers and databases; leaves those running
+	@$(WITH_BROKERS) go test -race -count=1 -timeout 40m ./...
+
+.PHONY: test-short
+test-short: ## Run the tests that need no services: in-memory broker, SQLite
+	@go test -short -race ./...
+
+.PHONY: scenario
+scenario: ## Run scenario tests by number: make scenario S=S10,S11 (all without S)
+	@$(WITH_BROKERS) scripts/scenario "$(S)"
+
+.PHONY: faults
+faults: ## Kill processes at every crash point, the long version (hours)
+	@$(WITH_BROKERS) HEADRACE_FAULTS=full go test -race -count=1 -run '^TestCrash' -timeout 3h ./...
+
+.PHONY: bench
+bench: ## Run the comparisons with their bars: make bench ONLY=name (all without ONLY)
+	@$(WITH_BROKERS) cd bench && go run . -only "$(ONLY)"
+
+.PHONY: demo
+demo: ## Run the demonstration: make demo BROKER=kafka DB=postgres
+	@$(if $(BROKER)$(DB),$(WITH_BROKERS)) go run ./examples/stock/demo $(if $(BROKER),-broker "$(BROKER)") $(if $(DB),-db "$(DB)")
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Check style, formatting and common mistakes
+	@$(GOLANGCI_LINT) run ./...
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the code (gofumpt, sorted imports)
+	@$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: lint-tools
+lint-tools: $(GOLANGCI_LINT) ## Build the linter into .cache/bin (minutes, once)
+
+# Built under another name first: an interrupted build must not look like the tool.
+$(GOLANGCI_LINT):
+	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION), once; this takes some minutes"
+	@mkdir -p $(CACHE)/bin/part
+	@GOBIN=$(CACHE)/bin/part go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv $(CACHE)/bin/part/golangci-lint $@
+
+.PHONY: brokers-start
+brokers-start: ## Start Kafka, SQS (ElasticMQ), PostgreSQL and MariaDB
+	@scripts/brokers start
+
+.PHONY: brokers-stop
+brokers-stop: ## Stop them; their data stays
+	@scripts/brokers stop
+
+.PHONY: brokers-status
+brokers-status: ## Show what runs
+	@scripts/brokers status || true
+
+.PHONY: clean
+clean: ## Stop the services and delete everything that was built, fetched or stored
+	@scripts/brokers reset
+	@rm -rf $(CACHE) bin coverage.*
