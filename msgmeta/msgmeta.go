@@ -44,7 +44,7 @@ const (
 
 // deliveryEntries describe one delivery, so a handler that copies the metadata
 // of its input must not send them on.
-var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed}
+var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed} //nolint:gochecknoglobals // a table of constants
 
 // ErrMalformed is matched by the errors of the typed getters when an entry is
 // there but can't be read.
