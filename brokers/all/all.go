@@ -1,0 +1,11 @@
+// Package all lists every broker that Headrace brings.
+package all
+
+import (
+	"github.com/headrace-go/headrace/brokers"
+)
+
+// Openers returns the opener of every scheme. The map is the caller's own.
+func Openers() map[string]brokers.Opener {
+	return map[string]brokers.Opener{}
+}

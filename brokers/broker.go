@@ -1,0 +1,124 @@
+package brokers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Broker is an open broker. Its methods may be called concurrently.
+type Broker struct {
+	// Publisher sends messages; Publish is synchronous and may be called
+	// concurrently. All messages of a call are checked before the first is
+	// sent, so that one that can't be carried holds back nothing half-sent: such
+	// a call fails with a *RefusedError. Its Close does nothing, because a
+	// watermill router closes its handlers' publishers, shared or not, as soon
+	// as one handler stops; Broker.Close closes it.
+	Publisher message.Publisher
+
+	// Subscriber receives for the group of the configuration. Without a group
+	// its Subscribe fails with ErrNoGroup.
+	Subscriber message.Subscriber
+
+	// Capabilities says what this broker can do, as opened.
+	Capabilities Capabilities
+
+	name    string
+	backend *Backend
+
+	mu          sync.Mutex
+	subscribers []message.Subscriber
+	closed      bool
+	closeOnce   sync.Once
+	closeErr    error
+}
+
+func newBroker(name string, backend *Backend, group string, secrets *redactor) (*Broker, error) {
+	b := &Broker{
+		Publisher:    &guardedPublisher{broker: name, backend: backend, secrets: secrets},
+		Subscriber:   noGroup{name: name},
+		Capabilities: backend.Capabilities,
+		name:         name,
+		backend:      backend,
+	}
+	if group == "" {
+		return b, nil
+	}
+
+	sub, err := b.SubscriberFor(group)
+	if err != nil {
+		return nil, errors.Join(secrets.err(err), b.Close())
+	}
+	b.Subscriber = sub
+
+	return b, nil
+}
+
+// Name returns the broker's address without user, password and options.
+func (b *Broker) Name() string { return b.name }
+
+// SubscriberFor returns a subscriber of a consumer group. Where the broker has
+// groups (Capabilities.Groups), each hears every message, from the oldest that
+// the broker still has; subscribers of one group share its messages. Every call
+// gives a subscriber of its own, whose Close leaves the others alone.
+func (b *Broker) SubscriberFor(group string) (message.Subscriber, error) {
+	if group == "" {
+		return nil, fmt.Errorf("brokers: %s: %w", b.name, ErrNoGroup)
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+
+	if b.closed {
+		return nil, fmt.Errorf("brokers: %s: %w", b.name, ErrClosed)
+	}
+
+	sub, err := b.backend.Subscribe(group)
+	if err != nil {
+		return nil, fmt.Errorf("brokers: %s: subscriber of group %q: %w", b.name, group, err)
+	}
+	b.subscribers = append(b.subscribers, sub)
+
+	return sub, nil
+}
+
+// Close closes every subscriber, then the publisher, then the connections. It
+// returns when what was running has ended. Later calls return the same result.
+func (b *Broker) Close() error {
+	b.closeOnce.Do(func() {
+		b.mu.Lock()
+		b.closed = true
+		subscribers := b.subscribers
+		b.mu.Unlock()
+
+		errs := make([]error, len(subscribers), len(subscribers)+2)
+		var wg sync.WaitGroup
+		for i, sub := range subscribers {
+			wg.Go(func() { errs[i] = sub.Close() })
+		}
+		wg.Wait()
+
+		errs = append(errs, b.backend.Publisher.Close())
+		if b.backend.Close != nil {
+			errs = append(errs, b.backend.Close())
+		}
+		if err := errors.Join(errs...); err != nil {
+			b.closeErr = fmt.Errorf("brokers: close %s: %w", b.name, err)
+		}
+	})
+
+	return b.closeErr
+}
+
+// noGroup stands where no group was configured. Guessing one would let two
+// services take each other's messages.
+type noGroup struct{ name string }
+
+func (n noGroup) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	return nil, fmt.Errorf("brokers: %s: %w", n.name, ErrNoGroup)
+}
+
+func (noGroup) Close() error { return nil }

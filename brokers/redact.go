@@ -1,0 +1,170 @@
+package brokers
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/ThreeDotsLabs/watermill"
+)
+
+const redacted = "xxxxx"
+
+// minPlainSecret is the length from which a secret is replaced wherever it
+// stands. Shorter ones are replaced where they stand alone, because replacing
+// every "x" would leave nothing to read.
+const minPlainSecret = 6
+
+var secretName = regexp.MustCompile(`(?i)pass|secret|token|access_?key|credential|private`)
+
+// secretOption reports whether an option's value must never be shown.
+func secretOption(name string) bool { return secretName.MatchString(name) }
+
+// describe names a broker by scheme, host and path, leaving out the user, the
+// password and all options.
+func describe(u *url.URL) string {
+	bare := url.URL{Scheme: u.Scheme, Opaque: u.Opaque, Host: u.Host, Path: u.Path}
+
+	return bare.String()
+}
+
+// redactor replaces the secrets of a URL in text.
+type redactor struct {
+	plain *strings.Replacer
+	short []*regexp.Regexp
+}
+
+func newRedactor(u *url.URL) *redactor {
+	var secrets []string
+	if password, ok := u.User.Password(); ok {
+		secrets = append(secrets, spellings(password)...)
+		// As it was written, which need not be how Go would escape it.
+		if _, raw, ok := strings.Cut(u.User.String(), ":"); ok {
+			secrets = append(secrets, raw)
+		}
+	}
+	for name, values := range u.Query() {
+		if secretOption(name) {
+			for _, value := range values {
+				secrets = append(secrets, spellings(value)...)
+			}
+		}
+	}
+
+	// The longest first, so that no secret's tail stays behind a shorter one.
+	slices.SortFunc(secrets, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
+	r := &redactor{}
+	var pairs []string
+	for _, secret := range slices.Compact(secrets) {
+		switch {
+		case secret == "":
+		case len(secret) >= minPlainSecret:
+			pairs = append(pairs, secret, redacted)
+		default:
+			r.short = append(r.short, regexp.MustCompile(`(^|[^A-Za-z0-9])`+regexp.QuoteMeta(secret)+`($|[^A-Za-z0-9])`))
+		}
+	}
+	r.plain = strings.NewReplacer(pairs...)
+
+	return r
+}
+
+// spellings are the forms in which a secret can stand in a URL or a message.
+func spellings(secret string) []string {
+	quotedForm := fmt.Sprintf("%q", secret)
+
+	return []string{secret, url.QueryEscape(secret), url.PathEscape(secret), quotedForm[1 : len(quotedForm)-1]}
+}
+
+func (r *redactor) text(s string) string {
+	s = r.plain.Replace(s)
+	for _, short := range r.short {
+		s = short.ReplaceAllString(s, "${1}"+redacted+"${2}")
+	}
+
+	return s
+}
+
+// err hides the secrets in an error's text. What errors.Is and errors.As find
+// stays the same; errors.Unwrap ends here, because the error below speaks.
+func (r *redactor) err(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text := err.Error(); r.text(text) != text {
+		return &redactedError{text: r.text(text), err: err}
+	}
+
+	return err
+}
+
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string        { return e.text }
+func (e *redactedError) Is(target error) bool { return errors.Is(e.err, target) }
+func (e *redactedError) As(target any) bool   { return errors.As(e.err, target) }
+
+// logger hides the secrets in all that is logged through it.
+func (r *redactor) logger(inner watermill.LoggerAdapter) watermill.LoggerAdapter {
+	return redactingLogger{inner, r}
+}
+
+type redactingLogger struct {
+	inner watermill.LoggerAdapter
+	*redactor
+}
+
+func (l redactingLogger) Error(msg string, err error, fields watermill.LogFields) {
+	l.inner.Error(l.text(msg), l.err(err), l.fields(fields))
+}
+
+func (l redactingLogger) Info(msg string, fields watermill.LogFields) {
+	l.inner.Info(l.text(msg), l.fields(fields))
+}
+
+func (l redactingLogger) Debug(msg string, fields watermill.LogFields) {
+	l.inner.Debug(l.text(msg), l.fields(fields))
+}
+
+func (l redactingLogger) Trace(msg string, fields watermill.LogFields) {
+	l.inner.Trace(l.text(msg), l.fields(fields))
+}
+
+func (l redactingLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
+	return redactingLogger{l.inner.With(l.fields(fields)), l.redactor}
+}
+
+// fields leaves values without text alone, so that numbers stay numbers.
+func (r *redactor) fields(fields watermill.LogFields) watermill.LogFields {
+	if fields == nil {
+		return nil
+	}
+
+	clean := make(watermill.LogFields, len(fields))
+	for name, value := range fields {
+		switch v := value.(type) {
+		case bool, int, int32, int64, uint, uint64, float64:
+			clean[name] = v
+		case string:
+			clean[name] = r.text(v)
+		case error:
+			clean[name] = r.err(v)
+		default:
+			text := fmt.Sprint(v)
+			if safe := r.text(text); safe != text {
+				clean[name] = safe
+			} else {
+				clean[name] = v
+			}
+		}
+	}
+
+	return clean
+}
