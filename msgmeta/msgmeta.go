@@ -40,11 +40,18 @@ const (
 	// Malformed says why a broker's message could not be parsed. The payload of
 	// such a message holds the raw bytes that were received.
 	Malformed = Prefix + "malformed"
+	// SendID names one decision to send: all tries of one sending carry the same,
+	// a later sending of the same message on purpose another. The relay sets it;
+	// a broker that drops repeats (SQS FIFO) goes by it. It doesn't travel.
+	SendID = Prefix + "send_id"
+	// Tombstone marks a message that stands for Kafka's null value, which makes a
+	// compacted topic forget the key. Its payload is empty.
+	Tombstone = Prefix + "tombstone"
 )
 
 // deliveryEntries describe one delivery, so a handler that copies the metadata
 // of its input must not send them on.
-var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed} //nolint:gochecknoglobals // a table of constants
+var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed, SendID} //nolint:gochecknoglobals // a table of constants
 
 // ErrMalformed is matched by the errors of the typed getters when an entry is
 // there but can't be read.
@@ -123,6 +130,18 @@ func GetMalformed(msg *message.Message) string { return msg.Metadata.Get(Malform
 
 // SetMalformed marks a message that could not be parsed.
 func SetMalformed(msg *message.Message, reason string) { set(msg, Malformed, reason) }
+
+// GetSendID returns the name of the decision to send the message, or "".
+func GetSendID(msg *message.Message) string { return msg.Metadata.Get(SendID) }
+
+// SetSendID names the decision to send the message.
+func SetSendID(msg *message.Message, id string) { set(msg, SendID, id) }
+
+// IsTombstone reports whether the message is marked as a tombstone.
+func IsTombstone(msg *message.Message) bool { return msg.Metadata.Get(Tombstone) != "" }
+
+// SetTombstone marks the message as a tombstone.
+func SetTombstone(msg *message.Message) { set(msg, Tombstone, "true") }
 
 // StripDelivery removes the entries that describe one delivery of a message, so
 // that a handler which copies its input's metadata doesn't send them on as its
