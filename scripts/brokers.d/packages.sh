@@ -32,7 +32,7 @@ require_packages() {
   say "installing ${missing[*]}"
   (
     # Two checkouts may get here at once; apt's own lock doesn't cover the update.
-    exec 8>/tmp/headrace-apt.lock
+    exec 8>/run/headrace-apt.lock
     flock 8
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q -o Acquire::Retries=3 update
