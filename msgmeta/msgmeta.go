@@ -51,7 +51,9 @@ const (
 
 // deliveryEntries describe one delivery, so a handler that copies the metadata
 // of its input must not send them on.
-var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed, SendID} //nolint:gochecknoglobals // a table of constants
+//
+//nolint:gochecknoglobals // a table of constants
+var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed, SendID}
 
 // ErrMalformed is matched by the errors of the typed getters when an entry is
 // there but can't be read.
