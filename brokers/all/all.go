@@ -3,9 +3,12 @@ package all
 
 import (
 	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/kafka"
 )
 
 // Openers returns the opener of every scheme. The map is the caller's own.
 func Openers() map[string]brokers.Opener {
-	return map[string]brokers.Opener{}
+	return map[string]brokers.Opener{
+		"kafka": kafka.Open,
+	}
 }
