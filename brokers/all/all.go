@@ -4,11 +4,13 @@ package all
 import (
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/kafka"
+	"github.com/headrace-go/headrace/brokers/mem"
 )
 
 // Openers returns the opener of every scheme. The map is the caller's own.
 func Openers() map[string]brokers.Opener {
 	return map[string]brokers.Opener{
 		"kafka": kafka.Open,
+		"mem":   mem.Open,
 	}
 }

@@ -1,0 +1,135 @@
+package brokers_test
+
+import (
+	"context"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/all"
+	"github.com/headrace-go/headrace/internal/testenv"
+)
+
+// brokerCase is one kind of broker under test.
+type brokerCase struct {
+	name string
+	// url returns the URL of a broker that no other test uses, or on which
+	// unique topics are enough. Two brokers opened by it share their messages
+	// where shared is true.
+	url func(t *testing.T) string
+	// quick are the options with which it redelivers quickly.
+	quick map[string]string
+	// topic returns a topic that no other test uses. Default: testenv.Topic.
+	topic func(t *testing.T) string
+	// shared: what one opened broker publishes another one, opened by the same
+	// URL, hears.
+	shared bool
+	// unreachable is a URL of this kind where nothing answers; "" when there is
+	// no such thing.
+	unreachable string
+	// limit is the option that sets the largest body, "" where it is fixed.
+	limit string
+	// service: it needs a running service, so -short leaves it out.
+	service bool
+}
+
+// cases are all kinds of broker, one line of options each.
+func cases(t *testing.T) []brokerCase {
+	t.Helper()
+
+	all := []brokerCase{
+		{
+			name:  "mem",
+			url:   func(*testing.T) string { return "mem:" },
+			quick: map[string]string{"nack_delay": "20ms"},
+			limit: "max_body",
+		},
+		{
+			name: "mem-file",
+			url: func(t *testing.T) string {
+				return "mem:?file=" + url.QueryEscape(filepath.Join(t.TempDir(), "queue #1.db"))
+			},
+			quick:       map[string]string{"nack_delay": "20ms", "poll": "10ms"},
+			shared:      true,
+			unreachable: "mem:?file=/nowhere/at/all/queue.db",
+			limit:       "max_body",
+		},
+	}
+
+	chosen := all[:0]
+	for _, c := range all {
+		if !c.service || !testing.Short() {
+			chosen = append(chosen, c)
+		}
+	}
+
+	return chosen
+}
+
+// patience bounds every wait of a test for something that should come soon.
+const patience = 60 * time.Second
+
+// bundle is one open broker of a case, with a topic of its own.
+type bundle struct {
+	*brokers.Broker
+	brokerCase
+	rawURL string
+	topic  string
+}
+
+// onEach runs a test on every kind of broker, in parallel.
+func onEach(t *testing.T, test func(t *testing.T, b *bundle)) {
+	t.Helper()
+
+	for _, c := range cases(t) {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, setup(t, c))
+		})
+	}
+}
+
+func setup(t *testing.T, c brokerCase) *bundle {
+	t.Helper()
+
+	b := &bundle{brokerCase: c, rawURL: withOptions(t, c.url(t), c.quick)}
+	b.Broker = open(t, b.rawURL)
+	if c.topic != nil {
+		b.topic = c.topic(t)
+	} else {
+		b.topic = testenv.Topic(t, "suite")
+	}
+
+	return b
+}
+
+func open(t *testing.T, rawURL string) *brokers.Broker {
+	t.Helper()
+
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	b, err := brokers.Open(ctx, rawURL, brokers.Config{Openers: all.Openers(), Group: "one"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close()) })
+
+	return b
+}
+
+func withOptions(t *testing.T, rawURL string, options map[string]string) string {
+	t.Helper()
+
+	for name, value := range options {
+		separator := "?"
+		if strings.Contains(rawURL, "?") {
+			separator = "&"
+		}
+		rawURL += separator + name + "=" + url.QueryEscape(value)
+	}
+
+	return rawURL
+}
