@@ -1,0 +1,174 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Verdict is what became of a message at a consumer.
+type Verdict string
+
+// Final verdicts: nothing more will happen with the message.
+const (
+	Applied   Verdict = "applied"
+	Duplicate Verdict = "duplicate"
+	Stale     Verdict = "stale"
+	Protected Verdict = "protected"
+	Discarded Verdict = "discarded"
+	Expired   Verdict = "expired"
+)
+
+// Open verdicts: the message is kept and will be decided later. Their rows are
+// never purged.
+const (
+	Accepted Verdict = "accepted"
+	Gap      Verdict = "gap"
+	Parked   Verdict = "parked"
+	Conflict Verdict = "conflict"
+)
+
+const openVerdicts = "('accepted', 'gap', 'parked', 'conflict')"
+
+// Open reports whether the message is still to be decided.
+func (v Verdict) Open() bool {
+	switch v {
+	case Accepted, Gap, Parked, Conflict:
+		return true
+	case Applied, Duplicate, Stale, Protected, Discarded, Expired:
+	}
+	return false
+}
+
+// InboxRow is a consumer's memory of one message.
+type InboxRow struct {
+	Consumer    string
+	MessageID   string
+	Verdict     Verdict
+	Reason      string
+	Fingerprint []byte
+	ProcessedAt time.Time
+}
+
+// SameContent reports whether the row was written for a payload with this
+// fingerprint. A row without one, or no fingerprint to compare, is no proof of
+// the contrary.
+func (r InboxRow) SameContent(fingerprint []byte) bool {
+	return r.Fingerprint == nil || fingerprint == nil || bytes.Equal(r.Fingerprint, fingerprint)
+}
+
+// InsertInbox records a message in the context's unit of work. When the consumer
+// has the message already it returns that row, and inserted is false; while
+// another transaction is about to record it, it waits for that one's outcome,
+// bounded by Config.LockTimeout (the error then matches ErrLockTimeout).
+func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRow, inserted bool, err error) {
+	u := s.UnitFromContext(ctx)
+	if u == nil {
+		return InboxRow{}, false, ErrNoUnit
+	}
+	row.Consumer, row.MessageID = Identity(row.Consumer), Identity(row.MessageID)
+	// The row that stood in the way may be purged before it is read: then the
+	// message is new again.
+	for range 3 {
+		start := time.Now()
+		inserted, err = s.tryInsertInbox(ctx, u.Tx(), row)
+		u.waited(time.Since(start))
+		if inserted || err != nil {
+			return InboxRow{}, inserted, err
+		}
+		existing, err = s.GetInbox(ctx, u.Tx(), row.Consumer, row.MessageID)
+		if !errors.Is(err, sql.ErrNoRows) {
+			return existing, false, err
+		}
+	}
+	return InboxRow{}, false, fmt.Errorf("store: inbox row of message %q comes and goes", row.MessageID)
+}
+
+func (s *Store) tryInsertInbox(ctx context.Context, tx Tx, row InboxRow) (inserted bool, err error) {
+	query := "INSERT INTO " + s.names.inbox + " (consumer, message_id, verdict, reason, fingerprint) VALUES (?, ?, ?, ?, ?)"
+	if s.dialect == MySQL {
+		// Not INSERT IGNORE, which hides other errors, and not RowsAffected, which
+		// clientFoundRows changes: the duplicate is an error with a number.
+		_, err := tx.ExecContext(ctx, query, row.values()...)
+		if s.dialect.duplicateKey(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	res, err := tx.ExecContext(ctx, query+" ON CONFLICT (consumer, message_id) DO NOTHING", row.values()...)
+	if err != nil {
+		return false, err
+	}
+	n, err := res.RowsAffected()
+	return n == 1, err
+}
+
+func (r InboxRow) values() []any {
+	return []any{r.Consumer, r.MessageID, string(r.Verdict), nullString(r.Reason), nullBytes(r.Fingerprint)}
+}
+
+// GetInbox reads what a consumer remembers of a message. Errors match
+// sql.ErrNoRows when it remembers nothing.
+func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
+	var row struct {
+		Verdict     string         `db:"verdict"`
+		Reason      sql.NullString `db:"reason"`
+		Fingerprint []byte         `db:"fingerprint"`
+		ProcessedAt int64          `db:"processed_at_us"`
+	}
+	consumer, messageID = Identity(consumer), Identity(messageID)
+	err := tx.GetContext(ctx, &row, "SELECT verdict, reason, fingerprint, "+s.dialect.micros("processed_at")+
+		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?", consumer, messageID)
+	if err != nil {
+		return InboxRow{}, err
+	}
+	return InboxRow{
+		Consumer: consumer, MessageID: messageID, Verdict: Verdict(row.Verdict), Reason: row.Reason.String,
+		Fingerprint: row.Fingerprint, ProcessedAt: timeFromMicros(row.ProcessedAt),
+	}, nil
+}
+
+// PurgeInbox deletes up to limit final rows of a consumer that are older than
+// the window by the database's clock, oldest first, in a transaction of its own,
+// and returns how many.
+func (s *Store) PurgeInbox(ctx context.Context, consumer string, window time.Duration, limit int) (int64, error) {
+	due := "SELECT message_id FROM " + s.names.inbox + " WHERE consumer = ? AND processed_at < " + s.dialect.nowPlus() +
+		" AND verdict NOT IN " + openVerdicts + " ORDER BY processed_at LIMIT ?"
+	var ids []string
+	var purged int64
+	consumer = Identity(consumer)
+	err := s.InTx(WithAbout(ctx, About{Consumer: consumer}), func(ctx context.Context, tx Tx) error {
+		ids = ids[:0]
+		if err := tx.SelectContext(ctx, &ids, due, consumer, -window.Microseconds(), limit); err != nil || len(ids) == 0 {
+			return err
+		}
+		res, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE consumer = ? AND message_id IN (?)", consumer, ids)
+		if err != nil {
+			return err
+		}
+		purged, err = res.RowsAffected()
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("store: purge inbox of %q: %w", consumer, err)
+	}
+	return purged, nil
+}
+
+// InboxCount is how many messages of a consumer have a verdict.
+type InboxCount struct {
+	Consumer string  `db:"consumer" json:"consumer"`
+	Verdict  Verdict `db:"verdict" json:"verdict"`
+	Count    int64   `db:"n" json:"count"`
+}
+
+// CountInbox counts the inbox by consumer and verdict. It reads the whole table.
+func (s *Store) CountInbox(ctx context.Context) ([]InboxCount, error) {
+	var counts []InboxCount
+	err := s.db.SelectContext(ctx, &counts, "SELECT consumer, verdict, count(*) AS n FROM "+s.names.inbox+
+		" GROUP BY consumer, verdict ORDER BY consumer, verdict")
+	return counts, err
+}

@@ -1,0 +1,175 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/failsafe-go/failsafe-go"
+	"github.com/failsafe-go/failsafe-go/retrypolicy"
+)
+
+// InTx runs fn in the context's unit of work, or in a new one that it commits
+// when fn returns nil and rolls back otherwise.
+//
+// The outermost InTx runs fn again when the database chose its transaction as
+// the victim of a deadlock or serialization failure, up to Config.MaxRetries
+// times; after that the error matches ErrContention. fn must therefore keep its
+// effects in the transaction.
+//
+// A nested InTx that fails dooms the whole unit, so that an error which the
+// outer code swallows can't commit half of what belongs together. Use Savepoint
+// where a part may fail on its own.
+//
+// Cancelling ctx stops fn's own statements. It does not stop the commit of a fn
+// that has returned nil.
+func (s *Store) InTx(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
+	if u := s.UnitFromContext(ctx); u != nil {
+		return u.join(ctx, fn)
+	}
+	attempts := 0
+	var last TxStats
+	// failsafe isn't given the context: it would report a cancelled one as an
+	// error even when the attempt has committed.
+	err := failsafe.With(s.retryPolicy(ctx)).Run(func() error {
+		attempts++
+		stats, err := s.attempt(ctx, fn)
+		last = stats
+		return err
+	})
+	if err != nil && s.IsContention(err) {
+		err = fmt.Errorf("%w: %d attempts: %w", ErrContention, attempts, err)
+	}
+	last.Attempts, last.Err, last.About = attempts, err, aboutFrom(ctx)
+	s.report(last)
+	return err
+}
+
+func (s *Store) retryPolicy(ctx context.Context) retrypolicy.RetryPolicy[any] {
+	return retrypolicy.NewBuilder[any]().
+		HandleIf(func(_ any, err error) bool { return s.IsContention(err) && ctx.Err() == nil }).
+		WithMaxRetries(s.cfg.MaxRetries).
+		WithBackoff(s.cfg.RetryBackoff, 50*s.cfg.RetryBackoff).
+		WithJitterFactor(0.5).
+		ReturnLastFailure().
+		OnRetry(func(e failsafe.ExecutionEvent[any]) {
+			fields := aboutFrom(ctx).logFields()
+			fields["attempt"] = e.Attempts()
+			fields["cause"] = e.LastError().Error()
+			s.cfg.Logger.Info("Transaction lost against a concurrent one, running it again", fields)
+		}).
+		Build()
+}
+
+func (s *Store) attempt(ctx context.Context, fn func(context.Context, Tx) error) (stats TxStats, err error) {
+	u, err := s.Begin(ctx)
+	if err != nil {
+		return TxStats{}, err
+	}
+	u.quiet = true
+	defer func() {
+		// A handler's panic must not leave the transaction open.
+		if p := recover(); p != nil {
+			u.Rollback(ctx, fmt.Errorf("panic: %v", p))
+			panic(p)
+		}
+	}()
+	if err = u.join(ctx, fn); err == nil {
+		err = u.Commit(ctx)
+	} else {
+		u.Rollback(ctx, err)
+	}
+	if err != nil && s.IsContention(err) {
+		err = fmt.Errorf("statement %q: %w", firstWords(u.stats.Slowest), err)
+	}
+	return u.stats, err
+}
+
+// join runs fn in the unit.
+func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) error {
+	outermost := u.enter()
+	defer u.leave()
+	if outermost && u.attempts {
+		return u.redeliverable(ctx, fn)
+	}
+	if err := u.usable(); err != nil {
+		return err
+	}
+	err := fn(u.Context(ctx), u.Tx())
+	if err != nil {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.doom(err)
+		return err
+	}
+	if outermost && u.conn == nil {
+		return u.prepare(ctx) // a foreign transaction's commit can't be hooked
+	}
+	return nil
+}
+
+// redeliverable runs fn in a savepoint of a unit in which the message may be
+// delivered again.
+func (u *Unit) redeliverable(ctx context.Context, fn func(context.Context, Tx) error) error {
+	err := u.savepoint(ctx, fn)
+	if err != nil && (u.store.IsContention(err) || u.Doomed() != nil) {
+		u.Rollback(ctx, err)
+	}
+	return err
+}
+
+func (u *Unit) enter() (outermost bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.depth++
+	return u.depth == 1
+}
+
+func (u *Unit) leave() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.depth--
+}
+
+// Savepoint runs fn in a savepoint of the context's unit of work: when it fails,
+// its statements and publishes are undone and the unit goes on. Errors match
+// ErrNoUnit when there is none.
+func Savepoint(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
+	u := unitFrom(ctx)
+	if u == nil {
+		return ErrNoUnit
+	}
+	return u.savepoint(ctx, fn)
+}
+
+func (u *Unit) savepoint(ctx context.Context, fn func(context.Context, Tx) error) error {
+	sp, err := u.openSavepoint(ctx)
+	if err != nil {
+		return err
+	}
+	if err := fn(u.Context(ctx), u.Tx()); err != nil {
+		if undo := sp.rollback(context.WithoutCancel(ctx)); undo != nil {
+			return errors.Join(err, undo)
+		}
+		return err
+	}
+	return sp.release(context.WithoutCancel(ctx))
+}
+
+func (s *Store) report(stats TxStats) {
+	if warn := s.cfg.WarnTxLonger; warn > 0 && stats.Length > warn {
+		s.cfg.Logger.Info("Long transaction: keep it short, it holds locks and a connection",
+			stats.About.logFields().Add(watermill.LogFields{
+				"length":     stats.Length.Round(time.Millisecond),
+				"threshold":  warn,
+				"statements": stats.Statements,
+				"lock_wait":  stats.LockWait.Round(time.Millisecond),
+				"slowest":    firstWords(stats.Slowest),
+			}))
+	}
+	for _, hook := range s.txHooks {
+		hook.OnTx(stats)
+	}
+}

@@ -1,0 +1,263 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// JoinDB returns a *sql.DB for existing code. A statement whose context carries
+// a unit of work of this store runs in its transaction; BeginTx with such a
+// context opens a savepoint, so that the code's own Commit and Rollback keep
+// their meaning within the unit. Everything else goes to the store's own
+// database as before, or is refused in strict mode.
+//
+// A nested transaction that asks for a stricter isolation than the unit's is
+// refused with an error that matches ErrIsolation.
+//
+// The handle shares the connections of the store's database: its own limits
+// don't matter, and closing it closes nothing.
+func JoinDB(s *Store) *sql.DB { return s.joined.DB }
+
+// JoinDBX is JoinDB for users of sqlx.
+func JoinDBX(s *Store) *sqlx.DB { return s.joined }
+
+// SQLTx returns the context's transaction as a *sql.Tx, for code that takes one
+// (sqlc, for instance). Its Commit and Rollback return an error that matches
+// ErrOwned: the unit of work decides.
+func SQLTx(ctx context.Context) (*sql.Tx, bool) {
+	tx, ok := SQLXTx(ctx)
+	if !ok {
+		return nil, false
+	}
+	return tx.Tx, true
+}
+
+// SQLXTx is SQLTx for users of sqlx. Rebind and the Named methods know the
+// database's placeholders.
+func SQLXTx(ctx context.Context) (*sqlx.Tx, bool) {
+	u := unitFrom(ctx)
+	if u == nil {
+		return nil, false
+	}
+	tx, err := u.sqlxTx(ctx)
+	return tx, err == nil
+}
+
+type lentKey struct{}
+
+// sqlxTx begins a transaction on the joined database that is the unit's own
+// instead of a savepoint in it. It outlives the context: only the unit ends it.
+func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) {
+	u.handleOnce.Do(func() {
+		ctx = context.WithValue(u.Context(context.WithoutCancel(ctx)), lentKey{}, true)
+		u.handle, u.handleErr = u.store.joined.BeginTxx(ctx, nil)
+	})
+	return u.handle, u.handleErr
+}
+
+func newJoinDB(s *Store) *sqlx.DB {
+	db := sql.OpenDB(joinConnector{s})
+	// A joining connection is a few words of memory; an idle one would only keep
+	// a real connection from its pool.
+	db.SetMaxIdleConns(-1)
+	return sqlx.NewDb(db, s.dialect.bindName())
+}
+
+type joinConnector struct{ store *Store }
+
+func (c joinConnector) Connect(context.Context) (driver.Conn, error) {
+	return &joinConn{store: c.store}, nil
+}
+
+func (c joinConnector) Driver() driver.Driver { return joinDriver{c.store} }
+
+// joinDriver exists because sql.DB.Driver must return something.
+type joinDriver struct{ store *Store }
+
+func (d joinDriver) Open(string) (driver.Conn, error) { return &joinConn{store: d.store}, nil }
+
+// joinConn decides for each statement where it runs: in the unit of the
+// transaction begun on it, in the unit of the statement's context, or on a
+// connection of the store's database.
+type joinConn struct {
+	store *Store
+	// unit is set while a transaction that was begun inside a unit is open.
+	unit *Unit
+	// own is a connection of the store's database, taken when first needed.
+	own *sql.Conn
+}
+
+var (
+	_ driver.ExecerContext      = (*joinConn)(nil)
+	_ driver.QueryerContext     = (*joinConn)(nil)
+	_ driver.ConnBeginTx        = (*joinConn)(nil)
+	_ driver.ConnPrepareContext = (*joinConn)(nil)
+	_ driver.NamedValueChecker  = (*joinConn)(nil)
+	_ driver.Pinger             = (*joinConn)(nil)
+)
+
+// CheckNamedValue lets every value pass: the driver that finally gets it checks
+// it.
+func (c *joinConn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+func (c *joinConn) target(ctx context.Context, what string) (target, error) {
+	if c.unit != nil {
+		return c.unit.target(), nil
+	}
+	if u := c.store.UnitFromContext(ctx); u != nil {
+		return u.target(), nil
+	}
+	if c.own == nil {
+		if err := c.store.AllowOutside(ctx, fmt.Sprintf("statement %q through JoinDB", firstWords(what))); err != nil {
+			return nil, err
+		}
+		conn, err := c.store.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		c.own = conn.Conn
+	}
+	return ownTarget{c.own}, nil
+}
+
+func (c *joinConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	t, err := c.target(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return t.exec(ctx, query, args)
+}
+
+func (c *joinConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	t, err := c.target(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return t.query(ctx, query, args)
+}
+
+// PrepareContext prepares nothing: where the statement will run is known only
+// when it is run. Drivers with a statement cache prepare it then.
+func (c *joinConn) PrepareContext(_ context.Context, query string) (driver.Stmt, error) {
+	return &joinStmt{conn: c, query: query}, nil
+}
+
+func (c *joinConn) Prepare(query string) (driver.Stmt, error) {
+	return c.PrepareContext(context.Background(), query)
+}
+
+func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	u := c.store.UnitFromContext(ctx)
+	if u == nil {
+		return c.beginOwn(ctx, opts)
+	}
+	if err := u.usable(); err != nil {
+		return nil, err
+	}
+	if err := u.allowsIsolation(sql.IsolationLevel(opts.Isolation)); err != nil {
+		return nil, err
+	}
+	if lent, _ := ctx.Value(lentKey{}).(bool); lent {
+		c.unit = u
+		return &lentTx{conn: c}, nil
+	}
+	sp, err := u.openSavepoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.unit = u
+	return &savepointTx{conn: c, savepoint: sp}, nil
+}
+
+func (c *joinConn) Begin() (driver.Tx, error) {
+	return c.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+func (c *joinConn) Ping(ctx context.Context) error {
+	return c.store.db.PingContext(ctx)
+}
+
+// Close gives the real connection back. A driver that reported it broken has
+// already told the pool.
+func (c *joinConn) Close() error {
+	if c.own != nil {
+		return c.own.Close()
+	}
+	return nil
+}
+
+func (u *Unit) allowsIsolation(asked sql.IsolationLevel) error {
+	if asked == sql.LevelDefault || asked <= u.store.cfg.Isolation || u.store.dialect == SQLite {
+		return nil
+	}
+	return fmt.Errorf("%w: it asks for %s inside a unit of work at %s: set store.Config.Isolation",
+		ErrIsolation, asked, u.store.cfg.Isolation)
+}
+
+// savepointTx is what BeginTx gives inside a unit.
+type savepointTx struct {
+	conn      *joinConn
+	savepoint *savepoint
+}
+
+func (t *savepointTx) Commit() error {
+	t.conn.unit = nil
+	return t.savepoint.release(context.Background())
+}
+
+func (t *savepointTx) Rollback() error {
+	t.conn.unit = nil
+	err := t.savepoint.rollback(context.Background())
+	if errors.Is(err, ErrUnitOver) || errors.Is(err, ErrDoomed) {
+		return nil // what it would undo is undone, or will be
+	}
+	return err
+}
+
+// lentTx stands for the unit's own transaction.
+type lentTx struct{ conn *joinConn }
+
+func (t *lentTx) Commit() error {
+	t.conn.unit = nil
+	return fmt.Errorf("%w: don't commit it, return nil from the handler", ErrOwned)
+}
+
+// Rollback dooms the unit: whoever calls it wants nothing of this to stand.
+func (t *lentTx) Rollback() error {
+	u := t.conn.unit
+	t.conn.unit = nil
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.over {
+		u.doom(fmt.Errorf("%w: it was rolled back through its *sql.Tx", ErrOwned))
+	}
+	return nil
+}
+
+// joinStmt runs its query where the context says.
+type joinStmt struct {
+	conn  *joinConn
+	query string
+}
+
+// NumInput is unknown: the database checks it.
+func (s *joinStmt) NumInput() int { return -1 }
+
+func (s *joinStmt) Close() error { return nil }
+
+func (s *joinStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return s.conn.ExecContext(ctx, s.query, args)
+}
+
+func (s *joinStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return s.conn.QueryContext(ctx, s.query, args)
+}
+
+func (s *joinStmt) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
+
+func (s *joinStmt) Query([]driver.Value) (driver.Rows, error) { return nil, driver.ErrSkip }

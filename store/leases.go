@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Lease is the ownership of a named thing until it expires. Each time it changes
+// hands its epoch grows, so that what a former owner does can be told apart.
+type Lease struct {
+	Name  string `json:"name"`
+	Owner string `json:"owner"`
+	Epoch int64  `json:"epoch"`
+	// ExpiresIn is relative to the database's clock at the time of reading;
+	// negative when it is over.
+	ExpiresIn time.Duration `json:"expires_in"`
+}
+
+// AcquireLease takes a lease that is free, over, or the owner's already. ok is
+// false when somebody else holds it. Owners must be unique per process start, or
+// two of them would hold one lease.
+func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (lease Lease, ok bool, err error) {
+	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		if err := s.ensureLease(ctx, tx, name); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+" SET owner = ?, epoch = epoch + 1, expires_at = "+
+			s.dialect.nowPlus()+" WHERE name = ? AND owner <> ? AND (owner = '' OR expires_at < "+s.dialect.now()+")",
+			owner, ttl.Microseconds(), name, owner)
+		if err != nil {
+			return err
+		}
+		held, err := s.selectLeases(ctx, tx, "name = ? AND owner = ?", name, owner)
+		if err == nil && len(held) == 1 {
+			lease, ok = held[0], true
+		}
+		return err
+	})
+	if err != nil {
+		return Lease{}, false, fmt.Errorf("store: acquire lease %q: %w", name, err)
+	}
+	return lease, ok, nil
+}
+
+func (s *Store) ensureLease(ctx context.Context, tx Tx, name string) error {
+	var n int
+	err := tx.GetContext(ctx, &n, "SELECT count(*) FROM "+s.names.leases+" WHERE name = ?", name)
+	if err != nil || n > 0 {
+		return err
+	}
+	query := "INSERT INTO " + s.names.leases + " (name, owner, epoch, expires_at) VALUES (?, '', 0, " + s.dialect.now() + ")"
+	if s.dialect != MySQL {
+		query += " ON CONFLICT (name) DO NOTHING"
+	}
+	_, err = tx.ExecContext(ctx, query, name)
+	if s.dialect == MySQL && s.dialect.duplicateKey(err) {
+		return nil
+	}
+	return err
+}
+
+// RenewLeases extends every lease of an owner whose name starts with prefix, and
+// returns those that it still has.
+func (s *Store) RenewLeases(ctx context.Context, prefix, owner string, ttl time.Duration) (held []Lease, err error) {
+	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+" SET expires_at = "+s.dialect.nowPlus()+
+			" WHERE owner = ? AND name LIKE ?", ttl.Microseconds(), owner, likePrefix(prefix))
+		if err != nil {
+			return err
+		}
+		held, err = s.selectLeases(ctx, tx, "owner = ? AND name LIKE ?", owner, likePrefix(prefix))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: renew leases of %q: %w", owner, err)
+	}
+	return held, nil
+}
+
+// ReleaseLease gives a lease back, unless it has changed hands since.
+func (s *Store) ReleaseLease(ctx context.Context, lease Lease) error {
+	err := s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+" SET owner = '' WHERE name = ? AND owner = ? AND epoch = ?",
+			lease.Name, lease.Owner, lease.Epoch)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store: release lease %q: %w", lease.Name, err)
+	}
+	return nil
+}
+
+// Leases lists the leases whose name starts with prefix.
+func (s *Store) Leases(ctx context.Context, prefix string) ([]Lease, error) {
+	var rows []leaseRow
+	query := s.dialect.rebind(s.leaseQuery("name LIKE ?"))
+	if err := s.db.SelectContext(ctx, &rows, query, likePrefix(prefix)); err != nil {
+		return nil, fmt.Errorf("store: list leases: %w", err)
+	}
+	return leasesOf(rows), nil
+}
+
+func (s *Store) selectLeases(ctx context.Context, tx Tx, where string, args ...any) ([]Lease, error) {
+	var rows []leaseRow
+	if err := tx.SelectContext(ctx, &rows, s.leaseQuery(where), args...); err != nil {
+		return nil, err
+	}
+	return leasesOf(rows), nil
+}
+
+func (s *Store) leaseQuery(where string) string {
+	return "SELECT name, owner, epoch, " + s.dialect.micros("expires_at") + " - " + s.dialect.micros(s.dialect.now()) +
+		" AS expires_in_us FROM " + s.names.leases + " WHERE " + where + " ORDER BY name"
+}
+
+type leaseRow struct {
+	Name      string `db:"name"`
+	Owner     string `db:"owner"`
+	Epoch     int64  `db:"epoch"`
+	ExpiresIn int64  `db:"expires_in_us"`
+}
+
+func leasesOf(rows []leaseRow) []Lease {
+	leases := make([]Lease, len(rows))
+	for i, r := range rows {
+		leases[i] = Lease{
+			Name: r.Name, Owner: r.Owner, Epoch: r.Epoch,
+			ExpiresIn: time.Duration(r.ExpiresIn) * time.Microsecond,
+		}
+	}
+	return leases
+}
+
+// likePrefix escapes nothing but refuses nothing either: names and prefixes are
+// Headrace's own and hold no wildcards but "_", which matches itself too.
+func likePrefix(prefix string) string { return strings.ReplaceAll(prefix, "%", "") + "%" }

@@ -1,0 +1,276 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations
+var migrationFiles embed.FS
+
+// SchemaVersion is the newest migration that this program knows.
+const SchemaVersion = 1
+
+// Migrator brings the schema up and down. Processes that migrate at the same
+// time wait for each other.
+type Migrator struct{ store *Store }
+
+// MigrationStatus is one migration's state.
+type MigrationStatus struct {
+	Version int64     `json:"version"`
+	Name    string    `json:"name"`
+	Applied bool      `json:"applied"`
+	At      time.Time `json:"at,omitzero"`
+}
+
+// NewMigrator returns a migrator for a database whose schema may be missing, so
+// that Open can't be used yet. Only Dialect, Schema and Prefix of cfg matter.
+func NewMigrator(db *sql.DB, cfg Config) (*Migrator, error) {
+	s, err := newStore(db, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return s.Migrator(), nil
+}
+
+// Migrator returns the store's migrator.
+func (s *Store) Migrator() *Migrator { return &Migrator{s} }
+
+// Up applies every migration that is missing.
+func (m *Migrator) Up(ctx context.Context) error {
+	return m.run(ctx, "up", func(p *goose.Provider) error {
+		_, err := p.Up(ctx)
+		return err
+	})
+}
+
+// Down takes back the newest migration. What its tables hold is lost.
+func (m *Migrator) Down(ctx context.Context) error {
+	return m.run(ctx, "down", func(p *goose.Provider) error {
+		_, err := p.Down(ctx)
+		return err
+	})
+}
+
+// Status lists all migrations, oldest first.
+func (m *Migrator) Status(ctx context.Context) ([]MigrationStatus, error) {
+	var list []MigrationStatus
+	err := m.run(ctx, "status", func(p *goose.Provider) error {
+		statuses, err := p.Status(ctx)
+		for _, st := range statuses {
+			list = append(list, MigrationStatus{
+				Version: st.Source.Version, Name: st.Source.Path,
+				Applied: st.State == goose.StateApplied, At: st.AppliedAt,
+			})
+		}
+		return err
+	})
+	return list, err
+}
+
+func (m *Migrator) run(_ context.Context, what string, f func(*goose.Provider) error) error {
+	provider, err := m.provider()
+	if err != nil {
+		return fmt.Errorf("store: migrate %s: %w", what, err)
+	}
+	if err := f(provider); err != nil {
+		return fmt.Errorf("store: migrate %s: %w", what, err)
+	}
+	return nil
+}
+
+func (m *Migrator) provider() (*goose.Provider, error) {
+	s := m.store
+	files, err := renderMigrations(s.dialect, s.names, s.cfg.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	dialect := map[Dialect]database.Dialect{
+		Postgres: database.DialectPostgres, MySQL: database.DialectMySQL, SQLite: database.DialectSQLite3,
+	}[s.dialect]
+	versions, err := database.NewStore(dialect, s.names.migrations)
+	if err != nil {
+		return nil, err
+	}
+	options := []goose.ProviderOption{goose.WithStore(versions), goose.WithDisableGlobalRegistry(true)}
+	locker, err := s.migrationLock()
+	if err != nil {
+		return nil, err
+	}
+	if locker != nil {
+		options = append(options, goose.WithSessionLocker(locker))
+	}
+	return goose.NewProvider("", s.db.DB, files, options...)
+}
+
+func (s *Store) migrationLock() (lock.SessionLocker, error) {
+	switch s.dialect {
+	case Postgres:
+		return lock.NewPostgresSessionLocker()
+	case MySQL:
+		return mysqlMigrationLock{}, nil
+	case SQLite:
+	}
+	return nil, nil //nolint:nilnil // SQLite locks the whole file
+}
+
+// mysqlMigrationLock is a named lock of the session.
+type mysqlMigrationLock struct{}
+
+func (mysqlMigrationLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	var got sql.NullInt64
+	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK('headrace_migrate', 60)").Scan(&got); err != nil {
+		return err
+	}
+	if got.Int64 != 1 {
+		return errors.New("another process has been migrating for a minute")
+	}
+	return nil
+}
+
+func (mysqlMigrationLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, "DO RELEASE_LOCK('headrace_migrate')")
+	return err
+}
+
+// PrintMigrations returns the schema's migrations as plain SQL, for teams whose
+// database is changed by other tools. down prints the way back instead.
+func PrintMigrations(cfg Config, down bool) (string, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.Dialect.validate(); err != nil {
+		return "", err
+	}
+	tables, err := newNames(cfg.Dialect, cfg.Schema, cfg.Prefix)
+	if err != nil {
+		return "", err
+	}
+	files, err := renderMigrations(cfg.Dialect, tables, cfg.Prefix)
+	if err != nil {
+		return "", err
+	}
+	entries, err := fs.ReadDir(files, ".")
+	if err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for i := range entries {
+		entry := entries[i]
+		if down {
+			entry = entries[len(entries)-1-i]
+		}
+		content, err := fs.ReadFile(files, entry.Name())
+		if err != nil {
+			return "", err
+		}
+		up, back, _ := strings.Cut(string(content), "-- +goose Down\n")
+		part := strings.TrimPrefix(up, "-- +goose Up\n")
+		if down {
+			part = back
+		}
+		fmt.Fprintf(&out, "-- %s\n%s\n", entry.Name(), strings.TrimSpace(part))
+	}
+	return out.String(), nil
+}
+
+// CheckSchema returns nil when this program may use the schema as it is, and
+// otherwise an error that matches ErrSchemaMissing or ErrSchemaTooNew.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	version, err := s.schemaVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if version < SchemaVersion {
+		return fmt.Errorf("%w: it is at version %d, this program needs %d: run `headrace migrate up`",
+			ErrSchemaMissing, version, SchemaVersion)
+	}
+	if version == SchemaVersion {
+		return nil
+	}
+	var value string
+	query := s.dialect.rebind("SELECT value FROM " + s.names.meta + " WHERE name = ?")
+	if err := s.db.GetContext(ctx, &value, query, "min_program"); err != nil {
+		return fmt.Errorf("store: read the schema's oldest program: %w", err)
+	}
+	oldest, err := strconv.Atoi(value)
+	if err != nil || oldest > SchemaVersion {
+		return fmt.Errorf("%w: it is at version %d and serves programs that know version %s, this one knows %d: "+
+			"upgrade the program", ErrSchemaTooNew, version, value, SchemaVersion)
+	}
+	return nil
+}
+
+func (s *Store) schemaVersion(ctx context.Context) (int64, error) {
+	var version sql.NullInt64
+	err := s.db.GetContext(ctx, &version, "SELECT max(version_id) FROM "+s.names.migrations)
+	switch {
+	case err == nil:
+		return version.Int64, nil
+	case s.dialect.missingTable(err):
+		return 0, fmt.Errorf("%w: there is no table %s: run `headrace migrate up` or set store.Config.Migrate",
+			ErrSchemaMissing, s.names.migrations)
+	}
+	return 0, fmt.Errorf("store: read the schema's version: %w", err)
+}
+
+// renderMigrations fills the tables' names into the embedded files.
+func renderMigrations(d Dialect, tables names, prefix string) (fs.FS, error) {
+	dir, err := fs.Sub(migrationFiles, "migrations/"+string(d))
+	if err != nil {
+		return nil, err
+	}
+	return renderedFS{dir, map[string]string{
+		"Prefix": prefix, "Now": d.now(),
+		"Meta": tables.meta, "Inbox": tables.inbox, "VerdictLog": tables.verdictLog,
+		"Outbox": tables.outbox, "Leases": tables.leases,
+	}}, nil
+}
+
+// renderedFS is a file system whose files are templates.
+type renderedFS struct {
+	fs.FS
+	values map[string]string
+}
+
+func (r renderedFS) Open(name string) (fs.File, error) {
+	file, err := r.FS.Open(name)
+	if err != nil || !strings.HasSuffix(name, ".sql") {
+		return file, err
+	}
+	raw, err := io.ReadAll(file)
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	tmpl, err := template.New(name).Parse(string(raw))
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	var out bytes.Buffer
+	if err := tmpl.Execute(&out, r.values); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return renderedFile{file, bytes.NewReader(out.Bytes())}, nil
+}
+
+// ReadDir is needed because embedding fs.FS hides the directory's own.
+func (r renderedFS) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(r.FS, name) }
+
+type renderedFile struct {
+	fs.File
+	content *bytes.Reader
+}
+
+func (f renderedFile) Read(p []byte) (int, error) { return f.content.Read(p) }

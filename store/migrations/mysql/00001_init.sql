@@ -1,0 +1,62 @@
+-- +goose Up
+CREATE TABLE IF NOT EXISTS {{.Meta}} (
+    name  VARBINARY(255) NOT NULL PRIMARY KEY,
+    value TEXT CHARACTER SET utf8mb4 NOT NULL
+) ENGINE=InnoDB;
+-- The oldest program (by the newest migration that it knows) that may use this schema.
+REPLACE INTO {{.Meta}} (name, value) VALUES ('min_program', '1');
+
+-- Identities are binary: under the usual collations 'A', 'a' and 'a ' are one.
+CREATE TABLE IF NOT EXISTS {{.Inbox}} (
+    consumer     VARBINARY(255) NOT NULL,
+    message_id   VARBINARY(255) NOT NULL,
+    verdict      VARBINARY(16) NOT NULL,
+    reason       TEXT CHARACTER SET utf8mb4,
+    fingerprint  VARBINARY(32),
+    processed_at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
+    PRIMARY KEY (consumer, message_id),
+    KEY {{.Prefix}}inbox_purge (consumer, processed_at)
+) ENGINE=InnoDB;
+
+CREATE TABLE IF NOT EXISTS {{.VerdictLog}} (
+    id         BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    consumer   VARBINARY(255) NOT NULL,
+    message_id VARBINARY(255) NOT NULL,
+    verdict    VARBINARY(16) NOT NULL,
+    reason     TEXT CHARACTER SET utf8mb4,
+    observed   BOOLEAN NOT NULL DEFAULT FALSE,
+    created_at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
+    KEY {{.Prefix}}verdict_log_message (consumer, message_id),
+    KEY {{.Prefix}}verdict_log_purge (created_at)
+) ENGINE=InnoDB;
+
+CREATE TABLE IF NOT EXISTS {{.Outbox}} (
+    partition_no SMALLINT NOT NULL,
+    id           BIGINT NOT NULL AUTO_INCREMENT,
+    message_id   VARBINARY(1024) NOT NULL,
+    destination  VARBINARY(255) NOT NULL,
+    topic        VARBINARY(255) NOT NULL,
+    message_key  BLOB,
+    sequence     BIGINT,
+    payload      LONGBLOB,
+    metadata     LONGTEXT CHARACTER SET utf8mb4 NOT NULL DEFAULT ('{}'),
+    attempts     INT NOT NULL DEFAULT 0,
+    last_error   TEXT CHARACTER SET utf8mb4,
+    created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
+    PRIMARY KEY (partition_no, id),
+    KEY {{.Prefix}}outbox_id (id)
+) ENGINE=InnoDB;
+
+CREATE TABLE IF NOT EXISTS {{.Leases}} (
+    name       VARBINARY(255) NOT NULL PRIMARY KEY,
+    owner      VARBINARY(255) NOT NULL,
+    epoch      BIGINT NOT NULL,
+    expires_at DATETIME(6) NOT NULL
+) ENGINE=InnoDB;
+
+-- +goose Down
+DROP TABLE IF EXISTS {{.Leases}};
+DROP TABLE IF EXISTS {{.Outbox}};
+DROP TABLE IF EXISTS {{.VerdictLog}};
+DROP TABLE IF EXISTS {{.Inbox}};
+DROP TABLE IF EXISTS {{.Meta}};

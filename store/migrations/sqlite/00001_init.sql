@@ -1,0 +1,62 @@
+-- +goose Up
+-- Timestamps are microseconds since 1970, UTC.
+CREATE TABLE {{.Meta}} (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+-- The oldest program (by the newest migration that it knows) that may use this schema.
+INSERT INTO {{.Meta}} (name, value) VALUES ('min_program', '1');
+
+CREATE TABLE {{.Inbox}} (
+    consumer     TEXT NOT NULL,
+    message_id   TEXT NOT NULL,
+    verdict      TEXT NOT NULL,
+    reason       TEXT,
+    fingerprint  BLOB,
+    processed_at INTEGER NOT NULL DEFAULT ({{.Now}}),
+    PRIMARY KEY (consumer, message_id)
+) WITHOUT ROWID;
+CREATE INDEX {{.Prefix}}inbox_purge ON {{.Inbox}} (consumer, processed_at);
+
+CREATE TABLE {{.VerdictLog}} (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    consumer   TEXT NOT NULL,
+    message_id TEXT NOT NULL,
+    verdict    TEXT NOT NULL,
+    reason     TEXT,
+    observed   BOOLEAN NOT NULL DEFAULT FALSE,
+    created_at INTEGER NOT NULL DEFAULT ({{.Now}})
+);
+CREATE INDEX {{.Prefix}}verdict_log_message ON {{.VerdictLog}} (consumer, message_id);
+CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (created_at);
+
+-- AUTOINCREMENT: an id must not come back after the last row was deleted.
+CREATE TABLE {{.Outbox}} (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    partition_no INTEGER NOT NULL,
+    message_id   TEXT NOT NULL,
+    destination  TEXT NOT NULL,
+    topic        TEXT NOT NULL,
+    message_key  TEXT,
+    sequence     INTEGER,
+    payload      BLOB,
+    metadata     TEXT NOT NULL DEFAULT '{}',
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    last_error   TEXT,
+    created_at   INTEGER NOT NULL DEFAULT ({{.Now}})
+);
+CREATE INDEX {{.Prefix}}outbox_partition ON {{.Outbox}} (partition_no, id);
+
+CREATE TABLE {{.Leases}} (
+    name       TEXT NOT NULL PRIMARY KEY,
+    owner      TEXT NOT NULL,
+    epoch      INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- +goose Down
+DROP TABLE {{.Leases}};
+DROP TABLE {{.Outbox}};
+DROP TABLE {{.VerdictLog}};
+DROP TABLE {{.Inbox}};
+DROP TABLE {{.Meta}};

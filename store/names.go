@@ -1,0 +1,48 @@
+package store
+
+import (
+	"fmt"
+	"regexp"
+)
+
+// DefaultPrefix starts the name of every table.
+const DefaultPrefix = "headrace_"
+
+var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// names spells out the tables, quoted and qualified.
+type names struct {
+	inbox, verdictLog, outbox, leases, meta string
+	// migrations is unquoted: goose quotes nothing.
+	migrations string
+}
+
+func newNames(d Dialect, schema, prefix string) (names, error) {
+	if !namePattern.MatchString(prefix) || len(prefix) > 30 {
+		return names{}, fmt.Errorf("store: prefix %q must be letters, digits and underscores, 30 at most", prefix)
+	}
+	if schema != "" && (!namePattern.MatchString(schema) || len(schema) > 60) {
+		return names{}, fmt.Errorf("store: schema %q must be letters, digits and underscores, 60 at most", schema)
+	}
+	if schema != "" && d == SQLite {
+		return names{}, fmt.Errorf("store: SQLite has no schemas: leave Config.Schema (%q) empty", schema)
+	}
+	table := func(name string) string {
+		if schema == "" {
+			return d.quote(prefix + name)
+		}
+		return d.quote(schema) + "." + d.quote(prefix+name)
+	}
+	migrations := prefix + "migrations"
+	if schema != "" {
+		migrations = schema + "." + migrations
+	}
+	return names{
+		inbox:      table("inbox"),
+		verdictLog: table("verdict_log"),
+		outbox:     table("outbox"),
+		leases:     table("leases"),
+		meta:       table("meta"),
+		migrations: migrations,
+	}, nil
+}

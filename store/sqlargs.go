@@ -1,0 +1,32 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// execIn runs a statement whose last "?" stands for a list.
+func (s *Store) execIn(ctx context.Context, tx Tx, query string, args ...any) (sql.Result, error) {
+	query, args, err := sqlx.In(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return tx.ExecContext(ctx, query, args...)
+}
+
+func nullString(v string) any {
+	if v == "" {
+		return nil
+	}
+	return v
+}
+
+// nullBytes keeps nil apart from empty, which some drivers don't.
+func nullBytes(v []byte) any {
+	if v == nil {
+		return nil
+	}
+	return v
+}

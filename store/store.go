@@ -1,0 +1,213 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/jmoiron/sqlx"
+)
+
+// Config says where the tables are and how units of work behave. The zero value
+// of every field but Dialect is usable.
+type Config struct {
+	// Dialect is the kind of database. Required.
+	Dialect Dialect
+	// Schema holds the tables: a schema on Postgres, a database on MySQL. Empty
+	// means the connection's default. SQLite has none.
+	Schema string
+	// Prefix starts every table's name. Default "headrace_".
+	Prefix string
+	// Migrate makes Open bring the schema up to date first. Processes that do so
+	// at the same time wait for each other. Default false: Open only checks.
+	Migrate bool
+
+	// Isolation of every unit of work: sql.LevelReadCommitted (the default, on
+	// MySQL too: REPEATABLE READ reads a stale snapshot after a lock wait),
+	// sql.LevelRepeatableRead or sql.LevelSerializable. SQLite is always
+	// serializable.
+	Isolation sql.IsolationLevel
+	// MaxRetries bounds how often a unit is run again after a deadlock or
+	// serialization failure. Default 8; -1 means never.
+	MaxRetries int
+	// RetryBackoff is the first pause before a retry; pauses double up to 50
+	// times that and vary by a half. Default 10 ms.
+	RetryBackoff time.Duration
+	// LockTimeout bounds every wait for a lock inside a unit of work. Default 5 s.
+	// It is set per transaction on Postgres and per connection on MySQL, where
+	// whole seconds count; nothing is set where the connection already has a
+	// shorter one, which saves MySQL a round trip.
+	LockTimeout time.Duration
+	// ConnTimeout bounds the wait for a connection from the pool, and on SQLite
+	// for the turn as the one writer. Default 10 s.
+	ConnTimeout time.Duration
+	// CommitTimeout bounds COMMIT and ROLLBACK, which go on when the message's
+	// context is cancelled. Default 15 s.
+	CommitTimeout time.Duration
+	// WarnTxLonger makes a unit whose transaction was open for longer log a
+	// warning. Default 1 s; negative means never.
+	WarnTxLonger time.Duration
+
+	// Strict refuses statements through JoinDB and publishes through the outbox
+	// that happen outside of any unit of work, unless their context was marked
+	// with MeantOutside. Default false: they go through on their own.
+	Strict bool
+
+	// Logger gets retries, long transactions and refusals. Default: none.
+	Logger watermill.LoggerAdapter
+	// Hooks are told what happens; those that implement TxHook here, others in
+	// the packages that use the store.
+	Hooks []any
+}
+
+func (c Config) withDefaults() Config {
+	if c.Prefix == "" {
+		c.Prefix = DefaultPrefix
+	}
+	if c.Isolation == sql.LevelDefault {
+		c.Isolation = sql.LevelReadCommitted
+	}
+	if c.MaxRetries == 0 {
+		c.MaxRetries = 8
+	}
+	if c.MaxRetries < 0 {
+		c.MaxRetries = 0
+	}
+	setDefault(&c.RetryBackoff, 10*time.Millisecond)
+	setDefault(&c.LockTimeout, 5*time.Second)
+	setDefault(&c.ConnTimeout, 10*time.Second)
+	setDefault(&c.CommitTimeout, 15*time.Second)
+	setDefault(&c.WarnTxLonger, time.Second)
+	if c.Logger == nil {
+		c.Logger = watermill.NopLogger{}
+	}
+	return c
+}
+
+func setDefault(d *time.Duration, value time.Duration) {
+	if *d == 0 {
+		*d = value
+	}
+}
+
+func (c Config) validate() error {
+	if err := c.Dialect.validate(); err != nil {
+		return err
+	}
+	if _, err := isolationSQL(c.Isolation); err != nil {
+		return err
+	}
+	for name, d := range map[string]time.Duration{
+		"RetryBackoff": c.RetryBackoff, "LockTimeout": c.LockTimeout,
+		"ConnTimeout": c.ConnTimeout, "CommitTimeout": c.CommitTimeout,
+	} {
+		if d < 0 {
+			return fmt.Errorf("store: Config.%s must be positive, not %s", name, d)
+		}
+	}
+	return nil
+}
+
+// Store is a handle on Headrace's tables in the user's database. It is safe for
+// concurrent use. Close frees the handle that JoinDB returns; the database stays
+// open.
+type Store struct {
+	db      *sqlx.DB
+	dialect Dialect
+	cfg     Config
+	names   names
+	begin   beginner
+	txHooks []TxHook
+	joined  *sqlx.DB
+	// writer is held by the process's one writer on SQLite, nil elsewhere.
+	writer chan struct{}
+}
+
+// Open checks the schema, or migrates it first when cfg.Migrate is set, and
+// returns the store. The database stays the caller's.
+//
+// Errors: those of a wrong configuration; ErrSchemaMissing; ErrSchemaTooNew; and
+// the database's own when it can't be reached.
+func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
+	s, err := newStore(db, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Migrate {
+		if err := s.Migrator().Up(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.CheckSchema(ctx); err != nil {
+		return nil, err
+	}
+	if s.begin, err = s.newBeginner(ctx); err != nil {
+		return nil, fmt.Errorf("store: read the session's settings: %w", err)
+	}
+	return s, nil
+}
+
+func newStore(db *sql.DB, cfg Config) (*Store, error) {
+	if db == nil {
+		return nil, errors.New("store: a *sql.DB is needed")
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	tables, err := newNames(cfg.Dialect, cfg.Schema, cfg.Prefix)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		db:      sqlx.NewDb(db, cfg.Dialect.bindName()),
+		dialect: cfg.Dialect,
+		cfg:     cfg,
+		names:   tables,
+		txHooks: hooksOf[TxHook](cfg.Hooks),
+	}
+	if cfg.Dialect == SQLite {
+		s.writer = make(chan struct{}, 1)
+	}
+	s.joined = newJoinDB(s)
+	return s, nil
+}
+
+// Close frees what the store keeps beside the user's database, which stays open:
+// a goroutine behind JoinDB. Units of work in progress may go on, JoinDB may not.
+func (s *Store) Close() error { return s.joined.Close() }
+
+// Dialect returns the kind of database.
+func (s *Store) Dialect() Dialect { return s.dialect }
+
+// DB returns the database that the store was opened with. Statements through it
+// never join a unit of work.
+func (s *Store) DB() *sql.DB { return s.db.DB }
+
+// Strict reports whether Config.Strict is set.
+func (s *Store) Strict() bool { return s.cfg.Strict }
+
+type outsideKey struct{}
+
+// MeantOutside marks a context whose statements and publishes are meant to
+// happen outside of any unit of work, so that strict mode lets them pass.
+func MeantOutside(ctx context.Context) context.Context {
+	return context.WithValue(ctx, outsideKey{}, true)
+}
+
+// AllowOutside returns nil when something may be done outside of a unit of work
+// with this context, and an error that matches ErrOutside when strict mode
+// forbids it. what names the thing for the error.
+func (s *Store) AllowOutside(ctx context.Context, what string) error {
+	if !s.cfg.Strict {
+		return nil
+	}
+	if meant, _ := ctx.Value(outsideKey{}).(bool); meant {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: pass the message's context (msg.Context()), or mark it with store.MeantOutside",
+		ErrOutside, what)
+}
