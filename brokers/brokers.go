@@ -63,8 +63,8 @@ type Config struct {
 // handler: the context that it returns becomes the message's.
 type Joiner func(ctx context.Context, tx *sql.Tx) (context.Context, Joined, error)
 
-// Joined is told how the transaction of a message ends. All calls come from the
-// subscriber's goroutine, in this order, after the handler has acked or nacked.
+// Joined is told how the transaction of a message ends. The calls come one after
+// the other, from the subscriber's goroutines, after the handler's verdict.
 type Joined interface {
 	// BeforeCommit is called when the message was acked, within the transaction.
 	// After an error the transaction is rolled back and the message redelivered.

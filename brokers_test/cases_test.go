@@ -59,6 +59,24 @@ func cases(t *testing.T) []brokerCase {
 			unreachable: "mem:?file=/nowhere/at/all/queue.db",
 			limit:       "max_body",
 		},
+		{
+			name:        "postgres",
+			url:         func(t *testing.T) string { return testenv.Postgres(t) },
+			quick:       map[string]string{"nack_delay": "20ms", "poll_max": "20ms"},
+			shared:      true,
+			unreachable: "postgres://user:hunter2@127.0.0.1:1/db",
+			limit:       "max_body",
+			service:     true,
+		},
+		{
+			name:        "mariadb",
+			url:         func(t *testing.T) string { return testenv.MariaDB(t) },
+			quick:       map[string]string{"nack_delay": "20ms", "poll_max": "20ms"},
+			shared:      true,
+			unreachable: "mariadb://user:hunter2@127.0.0.1:1/db",
+			limit:       "max_body",
+			service:     true,
+		},
 	}
 
 	chosen := all[:0]

@@ -1,0 +1,93 @@
+package sqlbroker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/brokers"
+)
+
+// initializeTimeout bounds the making of tables where no context is given.
+const initializeTimeout = time.Minute
+
+// subscriber belongs to one group. It may subscribe to several topics.
+type subscriber struct {
+	*Broker
+	group string
+
+	closing context.Context
+	close   context.CancelFunc
+	running sync.WaitGroup
+	mu      sync.Mutex // running.Go against close
+}
+
+func newSubscriber(b *Broker, group string) (*subscriber, error) {
+	if err := checkName(group); err != nil {
+		return nil, fmt.Errorf("the database can't have a group of this name: %w", err)
+	}
+	s := &subscriber{Broker: b, group: group}
+	s.closing, s.close = context.WithCancel(context.Background())
+
+	return s, nil
+}
+
+// SubscribeInitialize makes the topic's tables and the group.
+func (s *subscriber) SubscribeInitialize(topic string) error {
+	ctx, cancel := context.WithTimeout(s.closing, initializeTimeout)
+	defer cancel()
+
+	return s.initialize(ctx, topic)
+}
+
+func (s *subscriber) initialize(ctx context.Context, topic string) error {
+	if err := checkName(topic); err != nil {
+		return fmt.Errorf("%w: %w", brokers.ErrTopic, err)
+	}
+	tables := TablesOf(topic)
+	if err := s.ensure(ctx, tables); err != nil {
+		return err
+	}
+	if err := s.AddGroup(ctx, s.Publishing, tables, s.group); err != nil {
+		return fmt.Errorf("add group %q to topic %q: %w", s.group, topic, err)
+	}
+
+	return nil
+}
+
+// Subscribe hears a topic, one message at a time, until the context ends or the
+// subscriber is closed. The end of the context cancels the message in hand at
+// once; both wait up to the drain option for its ack.
+func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	if s.closing.Err() != nil {
+		return nil, fmt.Errorf("subscriber of group %q: %w", s.group, brokers.ErrClosed)
+	}
+	if err := s.initialize(ctx, topic); err != nil {
+		return nil, err
+	}
+
+	sub := &subscription{
+		subscriber: s, context: ctx, tables: TablesOf(topic),
+		out: make(chan *message.Message),
+	}
+	s.running.Go(sub.run)
+
+	return sub.out, nil
+}
+
+// Close stops handing out messages and waits up to the drain option for those
+// in hand.
+func (s *subscriber) Close() error {
+	s.mu.Lock()
+	s.close()
+	s.mu.Unlock()
+	s.running.Wait()
+
+	return nil
+}
