@@ -7,6 +7,7 @@ import (
 	"github.com/headrace-go/headrace/brokers/mem"
 	"github.com/headrace-go/headrace/brokers/mysql"
 	"github.com/headrace-go/headrace/brokers/postgres"
+	"github.com/headrace-go/headrace/brokers/sqs"
 )
 
 // Openers returns the opener of every scheme. The map is the caller's own.
@@ -18,5 +19,6 @@ func Openers() map[string]brokers.Opener {
 		"mysql":      mysql.Open,
 		"postgres":   postgres.Open,
 		"postgresql": postgres.Open,
+		"sqs":        sqs.Open,
 	}
 }

@@ -38,6 +38,9 @@ func open(t testing.TB, options string) *brokers.Broker {
 
 func withOptions(t testing.TB, options string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs a real broker")
+	}
 	u, err := url.Parse(testenv.Kafka(t))
 	require.NoError(t, err)
 	query, err := url.ParseQuery(options)

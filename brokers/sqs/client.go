@@ -1,0 +1,101 @@
+package sqs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/smithy-go"
+
+	"github.com/headrace-go/headrace/brokers"
+)
+
+// requestTimeout bounds every request but the long poll.
+const requestTimeout = 15 * time.Second
+
+// client holds the SDK's configuration and the connections of one broker.
+type client struct {
+	*sqs.Client // for requests of our own
+
+	config    aws.Config
+	transport *http.Transport
+}
+
+func newClient(ctx context.Context, s *settings) (*client, error) {
+	// A pool that is as wide as many publishers and receivers, and our own, so
+	// that Close can close what is idle.
+	transport := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: maxWait + requestTimeout,
+		MaxIdleConns:          512,
+		MaxIdleConnsPerHost:   512,
+		IdleConnTimeout:       90 * time.Second,
+		ForceAttemptHTTP2:     true,
+	}
+	c := &client{transport: transport}
+	c.config = aws.Config{Region: s.region}
+	if s.accessKey != "" {
+		c.config.Credentials = aws.NewCredentialsCache(
+			credentials.NewStaticCredentialsProvider(s.accessKey, s.secretKey, s.sessionToken))
+	} else {
+		var options []func(*config.LoadOptions) error
+		if s.region != "" {
+			options = append(options, config.WithRegion(s.region))
+		}
+		loaded, err := config.LoadDefaultConfig(ctx, options...)
+		if err != nil {
+			return nil, fmt.Errorf("AWS configuration: %w", err)
+		}
+		c.config = loaded
+	}
+	if c.config.Region == "" {
+		return nil, fmt.Errorf("%w: no region; set region, or AWS_REGION in the environment", brokers.ErrBadOption)
+	}
+	if s.endpoint != "" {
+		c.config.BaseEndpoint = aws.String(s.endpoint)
+	}
+	c.config.HTTPClient = &http.Client{Transport: transport}
+	c.Client = sqs.NewFromConfig(c.config, quick(transport))
+
+	return c, nil
+}
+
+// quick gives up on a request that doesn't answer; not for long polls.
+func quick(transport http.RoundTripper) func(*sqs.Options) {
+	return func(o *sqs.Options) { o.HTTPClient = &http.Client{Transport: transport, Timeout: requestTimeout} }
+}
+
+// probe returns nil when something answers like SQS, even with a refusal of the
+// question: an account need not have the right to list queues.
+func (c *client) probe(ctx context.Context) error {
+	_, err := c.ListQueues(ctx, &sqs.ListQueuesInput{MaxResults: aws.Int32(1)},
+		func(o *sqs.Options) { o.RetryMaxAttempts = 1 })
+	if err == nil {
+		return nil
+	}
+	var api smithy.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch api.ErrorCode() {
+	case "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "InvalidAccessKeyId",
+		"MissingAuthenticationToken", "InvalidSecurity", "ExpiredToken", "ExpiredTokenException", "IncompleteSignature":
+		return brokers.Hopeless(fmt.Errorf("credentials refused: %w", err))
+	}
+	if api.ErrorFault() == smithy.FaultServer {
+		return err
+	}
+
+	return nil
+}
+
+func (c *client) close() { c.transport.CloseIdleConnections() }

@@ -1,0 +1,184 @@
+package sqs
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+
+	"github.com/headrace-go/headrace/msgmeta"
+)
+
+// subscription hands one queue's messages from upstream's receivers to the
+// handler and settles them with SQS itself. Upstream only receives: its own
+// delete dies with its context when it closes, its nack leaves the message
+// invisible for the whole visibility timeout, and its send to nobody hangs.
+type subscription struct {
+	settings *settings
+	client   *client
+	queue    *queue
+	logger   watermill.LoggerAdapter
+	ctx      context.Context //nolint:containedctx // the subscription's own, from Subscribe
+	stop     context.Context //nolint:containedctx // done when ctx is, or when the subscriber closes
+	out      chan *message.Message
+
+	delayed sync.WaitGroup // nacked messages that wait to be made visible
+}
+
+// run works until the subscription stops, then calls end. That cancels the polls
+// before it closes upstream: told to close, upstream's receivers may poll once
+// more before they notice.
+func (s *subscription) run(receivers []<-chan *message.Message, end func()) {
+	var running sync.WaitGroup
+	for _, in := range receivers {
+		running.Go(func() {
+			for msg := range in {
+				s.deliver(msg)
+				// Upstream's sign to receive the next. Not once we stop: what SQS
+				// handed to a poll that Close cuts off stays invisible.
+				if s.stop.Err() == nil {
+					msg.Nack()
+				}
+			}
+		})
+	}
+	<-s.stop.Done()
+	end()
+	running.Wait()
+	s.delayed.Wait()
+	close(s.out)
+}
+
+// deliver hands out one message and settles it: deleted after an ack, visible
+// again after the delay for a nack, left to its visibility timeout when nobody
+// answered in time.
+func (s *subscription) deliver(in *message.Message) {
+	receipt := in.Metadata[receiptEntry]
+	delete(in.Metadata, receiptEntry)
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	in.SetContext(ctx)
+
+	out := in.Copy()
+	out.SetContext(ctx)
+	if !s.handOut(out, receipt) {
+		s.show(out, receipt, 0) // for another consumer, at once
+		return
+	}
+	switch s.await(out) {
+	case acked:
+		s.remove(out, receipt)
+	case nacked:
+		s.retry(in, receipt)
+	case abandoned:
+	}
+}
+
+// handOut returns false when the subscription ended first. While nobody takes
+// the message it is kept invisible, and it begins its handling with the whole
+// visibility timeout.
+func (s *subscription) handOut(out *message.Message, receipt string) bool {
+	received := time.Now()
+	ticker := time.NewTicker(s.settings.visibility / 2)
+	defer ticker.Stop()
+	for s.stop.Err() == nil {
+		select {
+		case s.out <- out:
+			if time.Since(received) > s.settings.visibility/10 {
+				s.show(out, receipt, s.settings.visibility)
+			}
+
+			return true
+		case <-ticker.C:
+			s.show(out, receipt, s.settings.visibility)
+		case <-s.stop.Done():
+		}
+	}
+
+	return false
+}
+
+type outcome int
+
+const (
+	acked outcome = iota
+	nacked
+	abandoned
+)
+
+// await returns what became of a message. When the subscription stops, the
+// handler has the drain time to finish.
+func (s *subscription) await(out *message.Message) outcome {
+	select {
+	case <-out.Acked():
+		return acked
+	case <-out.Nacked():
+		return nacked
+	case <-s.stop.Done():
+	}
+	timer := time.NewTimer(s.settings.drain)
+	defer timer.Stop()
+	select {
+	case <-out.Acked():
+		return acked
+	case <-out.Nacked():
+		return nacked
+	case <-timer.C:
+		return abandoned
+	}
+}
+
+// remove deletes an acked message. It outlives the subscription's context: a
+// handler that has committed should not see the message again.
+func (s *subscription) remove(msg *message.Message, receipt string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), requestTimeout)
+	defer cancel()
+	if _, err := s.client.DeleteMessage(ctx, &sqs.DeleteMessageInput{
+		QueueUrl: aws.String(s.queue.url), ReceiptHandle: aws.String(receipt),
+	}); err != nil {
+		s.logger.Error("Can't delete an acked message; it will be delivered again", err,
+			watermill.LogFields{"message_uuid": msg.UUID})
+	}
+}
+
+// retry makes a nacked message visible after its delay. SQS counts whole
+// seconds; shorter delays are waited for here, beside the receiver.
+func (s *subscription) retry(msg *message.Message, receipt string) {
+	delay := s.settings.nackDelay
+	attempt, _, _ := msgmeta.GetAttempt(msg)
+	for ; attempt > 1 && delay < s.settings.nackDelayMax; attempt-- {
+		delay *= 2
+	}
+	delay = min(delay, s.settings.nackDelayMax)
+	if delay >= time.Second {
+		s.show(msg, receipt, delay)
+		return
+	}
+	s.delayed.Go(func() {
+		timer := time.NewTimer(delay)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-s.stop.Done():
+		}
+		s.show(msg, receipt, 0)
+	})
+}
+
+// show makes a message visible after a time, rounded up to seconds.
+func (s *subscription) show(msg *message.Message, receipt string, after time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), requestTimeout)
+	defer cancel()
+	if _, err := s.client.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
+		QueueUrl: aws.String(s.queue.url), ReceiptHandle: aws.String(receipt),
+		VisibilityTimeout: int32((after + time.Second - 1) / time.Second),
+	}); err != nil {
+		// Mostly because it had become visible already.
+		s.logger.Info("Can't change a message's visibility; it comes again after its visibility timeout",
+			watermill.LogFields{"message_uuid": msg.UUID, "err": err.Error()})
+	}
+}

@@ -1,0 +1,137 @@
+package sqs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	watermillsqs "github.com/ThreeDotsLabs/watermill-aws/sqs"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"github.com/headrace-go/headrace/brokers"
+)
+
+// subscriber opens an upstream subscriber per subscription and stands between
+// it and the handler: see delivery.go.
+type subscriber struct {
+	settings *settings
+	client   *client
+	queues   *queues
+	group    string
+	logger   watermill.LoggerAdapter
+
+	closing context.Context //nolint:containedctx // done when Close has been called
+	close   context.CancelFunc
+
+	mu      sync.Mutex // orders Subscribe before or after Close
+	running sync.WaitGroup
+}
+
+var _ message.SubscribeInitializer = (*subscriber)(nil)
+
+func newSubscriber(s *settings, c *client, q *queues, group string, logger watermill.LoggerAdapter) *subscriber {
+	sub := &subscriber{settings: s, client: c, queues: q, group: group, logger: logger}
+	sub.closing, sub.close = context.WithCancel(context.Background())
+
+	return sub
+}
+
+// SubscribeInitialize makes sure that the queue exists.
+func (s *subscriber) SubscribeInitialize(topic string) error {
+	ctx, cancel := context.WithTimeout(s.closing, 2*requestTimeout)
+	defer cancel()
+	_, err := s.queues.ensure(ctx, topic)
+
+	return err
+}
+
+// Subscribe creates the queue where it is missing, claims it for the group, and
+// starts the receivers.
+func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	found, err := s.queues.ensure(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.queues.readable(found); err != nil {
+		return nil, err
+	}
+	if err := s.queues.claim(ctx, found, s.group); err != nil {
+		return nil, err
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	if s.closing.Err() != nil {
+		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, brokers.ErrClosed)
+	}
+	upstream, err := watermillsqs.NewSubscriber(watermillsqs.SubscriberConfig{
+		AWSConfig:                   s.client.config,
+		DoNotCreateQueueIfNotExists: true,
+		QueueUrlResolver:            s.queues,
+		ReconnectRetrySleep:         time.Second,
+		GenerateReceiveMessageInput: s.receiveInput,
+		Unmarshaler:                 marshaler{},
+	}, s.logger)
+	if err != nil {
+		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
+	}
+	sub := &subscription{
+		settings: s.settings,
+		client:   s.client,
+		queue:    found,
+		logger:   s.logger.With(watermill.LogFields{"queue": found.name, "group": s.group}),
+		ctx:      ctx,
+		out:      make(chan *message.Message),
+	}
+	var stop context.CancelFunc
+	sub.stop, stop = context.WithCancel(ctx)
+	unhook := context.AfterFunc(s.closing, stop)
+	polling, stopPolling := context.WithCancel(context.WithoutCancel(ctx))
+	end := func() {
+		unhook()
+		stop()
+		stopPolling()
+		_ = upstream.Close() // its error is always nil
+	}
+	receivers := make([]<-chan *message.Message, s.settings.receivers)
+	for i := range receivers {
+		if receivers[i], err = upstream.Subscribe(polling, topic); err != nil {
+			end()
+
+			return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
+		}
+	}
+	s.running.Go(func() { sub.run(receivers, end) })
+
+	return sub.out, nil
+}
+
+// receiveInput asks for one message: upstream works them off one by one while
+// the visibility of the others runs out, and forgets the rest after a nack.
+func (s *subscriber) receiveInput(_ context.Context, url watermillsqs.QueueURL) (*sqs.ReceiveMessageInput, error) {
+	return &sqs.ReceiveMessageInput{
+		QueueUrl:                    aws.String(string(url)),
+		MaxNumberOfMessages:         1,
+		MessageAttributeNames:       []string{"All"},
+		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameAll},
+		VisibilityTimeout:           int32(s.settings.visibility / time.Second),
+		WaitTimeSeconds:             int32(s.settings.wait / time.Second),
+	}, nil
+}
+
+// Close stops handing out messages, waits for those in flight to be acked or
+// nacked, for the drain time at most, and gives back what nobody has taken.
+func (s *subscriber) Close() error {
+	s.mu.Lock()
+	s.close()
+	s.mu.Unlock()
+	s.running.Wait()
+
+	return nil
+}
