@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/redact"
 )
 
 // Broker is an open broker. Its methods may be called concurrently.
@@ -36,7 +38,7 @@ type Broker struct {
 	closeErr    error
 }
 
-func newBroker(name string, backend *Backend, group string, secrets *redactor) (*Broker, error) {
+func newBroker(name string, backend *Backend, group string, secrets *redact.Redactor) (*Broker, error) {
 	b := &Broker{
 		Publisher:    &guardedPublisher{broker: name, backend: backend, secrets: secrets},
 		Subscriber:   noGroup{name: name},
@@ -50,7 +52,7 @@ func newBroker(name string, backend *Backend, group string, secrets *redactor) (
 
 	sub, err := b.SubscriberFor(group)
 	if err != nil {
-		return nil, errors.Join(secrets.err(err), b.Close())
+		return nil, errors.Join(secrets.Err(err), b.Close())
 	}
 	b.Subscriber = sub
 

@@ -23,6 +23,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/redact"
 )
 
 // DefaultConnectTimeout is how long Open tries to reach a broker when neither
@@ -114,7 +116,7 @@ func Open(ctx context.Context, rawURL string, cfg Config) (*Broker, error) {
 		return nil, err
 	}
 
-	name, secrets := describe(u), newRedactor(u)
+	name, secrets := redact.Describe(u), redact.New(u)
 	opener, ok := cfg.Openers[u.Scheme]
 	if !ok || opener == nil {
 		return nil, fmt.Errorf("brokers: %w %q; known are %s", ErrUnknownScheme, u.Scheme,
@@ -123,16 +125,16 @@ func Open(ctx context.Context, rawURL string, cfg Config) (*Broker, error) {
 
 	cfg, err = withURLOptions(u, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("brokers: %s: %w", name, secrets.err(err))
+		return nil, fmt.Errorf("brokers: %s: %w", name, secrets.Err(err))
 	}
-	cfg.Logger = secrets.logger(cfg.Logger)
+	cfg.Logger = secrets.Logger(cfg.Logger)
 
 	backend, err := opener(ctx, u, cfg)
 	if unreachable := (*UnreachableError)(nil); errors.As(err, &unreachable) {
-		return nil, fmt.Errorf("brokers: %w", secrets.err(err)) // names the broker itself
+		return nil, fmt.Errorf("brokers: %w", secrets.Err(err)) // names the broker itself
 	}
 	if err != nil {
-		return nil, fmt.Errorf("brokers: %s: %w", name, secrets.err(err))
+		return nil, fmt.Errorf("brokers: %s: %w", name, secrets.Err(err))
 	}
 
 	return newBroker(name, backend, cfg.Group, secrets)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/url"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/redact"
 )
 
 // First and longest wait between two attempts to reach a broker.
@@ -45,7 +47,7 @@ func Connect(ctx context.Context, u *url.URL, cfg Config, try func(ctx context.C
 		}
 
 		return &UnreachableError{
-			Broker: describe(u), Tried: time.Since(started), Attempts: attempts, Err: newRedactor(u).err(last),
+			Broker: redact.Describe(u), Tried: time.Since(started), Attempts: attempts, Err: redact.New(u).Err(last),
 		}
 	}
 }

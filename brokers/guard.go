@@ -5,6 +5,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/redact"
 )
 
 // guardedPublisher refuses what can't be sent before anything is sent, the same
@@ -12,13 +14,13 @@ import (
 type guardedPublisher struct {
 	broker  string
 	backend *Backend
-	secrets *redactor
+	secrets *redact.Redactor
 }
 
 func (p *guardedPublisher) Publish(topic string, messages ...*message.Message) error {
 	for i, msg := range messages {
 		if err := p.check(topic, msg); err != nil {
-			refused := &RefusedError{Broker: p.broker, Topic: topic, Index: i, Err: p.secrets.err(err)}
+			refused := &RefusedError{Broker: p.broker, Topic: topic, Index: i, Err: p.secrets.Err(err)}
 			if msg != nil {
 				refused.UUID = msg.UUID
 			}
@@ -31,7 +33,7 @@ func (p *guardedPublisher) Publish(topic string, messages ...*message.Message) e
 	}
 
 	if err := p.backend.Publisher.Publish(topic, messages...); err != nil {
-		return fmt.Errorf("brokers: publish to topic %s on %s: %w", printable(topic), p.broker, p.secrets.err(err))
+		return fmt.Errorf("brokers: publish to topic %s on %s: %w", printable(topic), p.broker, p.secrets.Err(err))
 	}
 
 	return nil

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/redact"
 )
 
 // Options reads the options of a broker's URL (?name=value&…). Each getter
@@ -143,7 +145,7 @@ func (o *Options) lookup(name string) (string, bool) {
 
 func (o *Options) bad(name, value, want string) {
 	got := "is " + printable(value)
-	if secretOption(name) {
+	if redact.SecretOption(name) {
 		got = "has another value"
 	}
 	o.errs = append(o.errs, fmt.Errorf("%w: %s must be %s, and %s", ErrBadOption, name, want, got))

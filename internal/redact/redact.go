@@ -1,4 +1,5 @@
-package brokers
+// Package redact keeps the secrets of a URL out of errors and logs.
+package redact
 
 import (
 	"cmp"
@@ -21,24 +22,26 @@ const minPlainSecret = 6
 
 var secretName = regexp.MustCompile(`(?i)pass|secret|token|access_?key|credential|private`)
 
-// secretOption reports whether an option's value must never be shown.
-func secretOption(name string) bool { return secretName.MatchString(name) }
+// SecretOption reports whether an option's value must never be shown.
+func SecretOption(name string) bool { return secretName.MatchString(name) }
 
-// describe names a broker by scheme, host and path, leaving out the user, the
-// password and all options.
-func describe(u *url.URL) string {
+// Describe names a service by its URL: scheme, host and path, leaving out the
+// user, the password and all options.
+func Describe(u *url.URL) string {
 	bare := url.URL{Scheme: u.Scheme, Opaque: u.Opaque, Host: u.Host, Path: u.Path}
 
 	return bare.String()
 }
 
-// redactor replaces the secrets of a URL in text.
-type redactor struct {
+// Redactor replaces the secrets of a URL (the password, and every option that is
+// named like one) in text.
+type Redactor struct {
 	plain *strings.Replacer
 	short []*regexp.Regexp
 }
 
-func newRedactor(u *url.URL) *redactor {
+// New returns the redactor of a URL.
+func New(u *url.URL) *Redactor {
 	var secrets []string
 	if password, ok := u.User.Password(); ok {
 		secrets = append(secrets, spellings(password)...)
@@ -48,7 +51,7 @@ func newRedactor(u *url.URL) *redactor {
 		}
 	}
 	for name, values := range u.Query() {
-		if secretOption(name) {
+		if SecretOption(name) {
 			for _, value := range values {
 				secrets = append(secrets, spellings(value)...)
 			}
@@ -57,7 +60,7 @@ func newRedactor(u *url.URL) *redactor {
 
 	// The longest first, so that no secret's tail stays behind a shorter one.
 	slices.SortFunc(secrets, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), cmp.Compare(a, b)) })
-	r := &redactor{}
+	r := &Redactor{}
 	var pairs []string
 	for _, secret := range slices.Compact(secrets) {
 		switch {
@@ -80,7 +83,8 @@ func spellings(secret string) []string {
 	return []string{secret, url.QueryEscape(secret), url.PathEscape(secret), quotedForm[1 : len(quotedForm)-1]}
 }
 
-func (r *redactor) text(s string) string {
+// Text returns s without the secrets.
+func (r *Redactor) Text(s string) string {
 	s = r.plain.Replace(s)
 	for _, short := range r.short {
 		s = short.ReplaceAllString(s, "${1}"+redacted+"${2}")
@@ -89,14 +93,14 @@ func (r *redactor) text(s string) string {
 	return s
 }
 
-// err hides the secrets in an error's text. What errors.Is and errors.As find
+// Err hides the secrets in an error's text. What errors.Is and errors.As find
 // stays the same; errors.Unwrap ends here, because the error below speaks.
-func (r *redactor) err(err error) error {
+func (r *Redactor) Err(err error) error {
 	if err == nil {
 		return nil
 	}
-	if text := err.Error(); r.text(text) != text {
-		return &redactedError{text: r.text(text), err: err}
+	if text := err.Error(); r.Text(text) != text {
+		return &redactedError{text: r.Text(text), err: err}
 	}
 
 	return err
@@ -111,38 +115,38 @@ func (e *redactedError) Error() string        { return e.text }
 func (e *redactedError) Is(target error) bool { return errors.Is(e.err, target) }
 func (e *redactedError) As(target any) bool   { return errors.As(e.err, target) }
 
-// logger hides the secrets in all that is logged through it.
-func (r *redactor) logger(inner watermill.LoggerAdapter) watermill.LoggerAdapter {
+// Logger hides the secrets in all that is logged through it.
+func (r *Redactor) Logger(inner watermill.LoggerAdapter) watermill.LoggerAdapter {
 	return redactingLogger{inner, r}
 }
 
 type redactingLogger struct {
 	inner watermill.LoggerAdapter
-	*redactor
+	*Redactor
 }
 
 func (l redactingLogger) Error(msg string, err error, fields watermill.LogFields) {
-	l.inner.Error(l.text(msg), l.err(err), l.fields(fields))
+	l.inner.Error(l.Text(msg), l.Err(err), l.fields(fields))
 }
 
 func (l redactingLogger) Info(msg string, fields watermill.LogFields) {
-	l.inner.Info(l.text(msg), l.fields(fields))
+	l.inner.Info(l.Text(msg), l.fields(fields))
 }
 
 func (l redactingLogger) Debug(msg string, fields watermill.LogFields) {
-	l.inner.Debug(l.text(msg), l.fields(fields))
+	l.inner.Debug(l.Text(msg), l.fields(fields))
 }
 
 func (l redactingLogger) Trace(msg string, fields watermill.LogFields) {
-	l.inner.Trace(l.text(msg), l.fields(fields))
+	l.inner.Trace(l.Text(msg), l.fields(fields))
 }
 
 func (l redactingLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
-	return redactingLogger{l.inner.With(l.fields(fields)), l.redactor}
+	return redactingLogger{l.inner.With(l.fields(fields)), l.Redactor}
 }
 
 // fields leaves values without text alone, so that numbers stay numbers.
-func (r *redactor) fields(fields watermill.LogFields) watermill.LogFields {
+func (r *Redactor) fields(fields watermill.LogFields) watermill.LogFields {
 	if fields == nil {
 		return nil
 	}
@@ -153,12 +157,12 @@ func (r *redactor) fields(fields watermill.LogFields) watermill.LogFields {
 		case bool, int, int32, int64, uint, uint64, float64:
 			clean[name] = v
 		case string:
-			clean[name] = r.text(v)
+			clean[name] = r.Text(v)
 		case error:
-			clean[name] = r.err(v)
+			clean[name] = r.Err(v)
 		default:
 			text := fmt.Sprint(v)
-			if safe := r.text(text); safe != text {
+			if safe := r.Text(text); safe != text {
 				clean[name] = safe
 			} else {
 				clean[name] = v
