@@ -92,6 +92,33 @@ func (s *Store) ReleaseLease(ctx context.Context, lease Lease) error {
 	return nil
 }
 
+// DeleteLease removes a lease that nobody will take again, if the owner still
+// has it.
+func (s *Store) DeleteLease(ctx context.Context, name, owner string) error {
+	err := s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.leases+" WHERE name = ? AND owner = ?", name, owner)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store: delete lease %q: %w", name, err)
+	}
+	return nil
+}
+
+// DeleteExpiredLeases removes leases whose name starts with prefix and that have
+// been over for longer than age.
+func (s *Store) DeleteExpiredLeases(ctx context.Context, prefix string, age time.Duration) error {
+	err := s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.leases+" WHERE name LIKE ? AND expires_at < "+
+			s.dialect.nowPlus(), likePrefix(prefix), -age.Microseconds())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store: delete expired leases: %w", err)
+	}
+	return nil
+}
+
 // Leases lists the leases whose name starts with prefix.
 func (s *Store) Leases(ctx context.Context, prefix string) ([]Lease, error) {
 	var rows []leaseRow

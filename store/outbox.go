@@ -54,10 +54,16 @@ func outboxPartition(row OutboxRow) int {
 // room to spare, and below SQLite's 32,766.
 const insertChunk = 500
 
-// InsertOutbox writes rows in the order given. Errors match ErrContent when a
+// InsertOutbox writes rows in the order given into the context's unit of work,
+// whose commit wakes the process's forwarders. Errors match ErrContent when a
 // row's metadata or key is not UTF-8 or holds a NUL, which no database column
-// and few brokers can carry; then none is written.
+// and few brokers can carry; then none of its chunk is written.
 func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
+	var partitions []int
+	for i := range rows {
+		rows[i].Partition = outboxPartition(rows[i])
+		partitions = append(partitions, rows[i].Partition)
+	}
 	for len(rows) > 0 {
 		n := min(len(rows), insertChunk)
 		if err := s.insertOutbox(ctx, tx, rows[:n]); err != nil {
@@ -65,7 +71,7 @@ func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error
 		}
 		rows = rows[n:]
 	}
-	return nil
+	return AfterCommit(ctx, func() { s.WakeOutbox(partitions...) })
 }
 
 func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
@@ -78,7 +84,7 @@ func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error
 			return err
 		}
 		values[i] = "(?, ?, ?, ?, ?, ?, ?, ?)"
-		args = append(args, outboxPartition(row), row.MessageID, row.Destination, row.Topic, nullString(row.Key),
+		args = append(args, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key),
 			sql.NullInt64{Int64: row.Sequence, Valid: row.Sequence != 0}, nullBytes(row.Payload), metadata)
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.outbox+" ("+columns+") VALUES "+strings.Join(values, ", "), args...)
@@ -164,6 +170,22 @@ func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
 		row.LastError = "metadata is not a JSON object of strings: " + err.Error()
 	}
 	return row, nil
+}
+
+// WaitingPartitions returns the partitions that have any row, in one cheap query.
+func (s *Store) WaitingPartitions(ctx context.Context) ([]int, error) {
+	// Every term reads the one row of meta, because databases disagree on how a
+	// SELECT without a table is written.
+	terms := make([]string, OutboxPartitions)
+	for p := range terms {
+		terms[p] = fmt.Sprintf("SELECT %d AS p FROM %s WHERE name = 'min_program' AND EXISTS "+
+			"(SELECT 1 FROM %s WHERE partition_no = %d)", p, s.names.meta, s.names.outbox, p)
+	}
+	var waiting []int
+	if err := s.db.SelectContext(ctx, &waiting, strings.Join(terms, " UNION ALL ")); err != nil {
+		return nil, fmt.Errorf("store: look for waiting partitions: %w", err)
+	}
+	return waiting, nil
 }
 
 // ConfirmOutbox removes rows that their broker has taken, provided that the

@@ -122,6 +122,7 @@ type Store struct {
 	begin   beginner
 	txHooks []TxHook
 	joined  *sqlx.DB
+	wakes   wakes
 	// writer is held by the process's one writer on SQLite, nil elsewhere.
 	writer chan struct{}
 }

@@ -1,0 +1,145 @@
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/step"
+	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/store"
+)
+
+// ErrNoDestination says that a row names a destination which this forwarder
+// wasn't given. The row is kept.
+var ErrNoDestination = errors.New("destination isn't configured in forwarder.New")
+
+// sender publishes batches: lines side by side, each line in order.
+type sender struct {
+	destinations map[string]message.Publisher
+	inFlight     chan struct{}
+}
+
+// outcome is what became of a batch's rows.
+type outcome struct {
+	mu        sync.Mutex
+	published []store.OutboxRow
+	failed    []failure
+	// skipped rows were not tried, because something before them failed.
+	skipped []store.OutboxRow
+}
+
+type failure struct {
+	row store.OutboxRow
+	err error
+}
+
+// send publishes rows, which must be of one partition and in order. owned is
+// asked before each publish: a forwarder that lost its lease, or slept past it,
+// must not send on.
+func (s *sender) send(ctx context.Context, rows []store.OutboxRow, owned func() bool) *outcome {
+	order, lines := splitLines(rows)
+	out := &outcome{published: make([]store.OutboxRow, 0, len(rows))}
+	broken := newBreaks()
+	var wg sync.WaitGroup
+	for _, l := range order {
+		s.inFlight <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-s.inFlight }()
+			s.sendLine(ctx, lines[l], broken.of(l.route), owned, out)
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func splitLines(rows []store.OutboxRow) (order []line, lines map[line][]store.OutboxRow) {
+	lines = make(map[line][]store.OutboxRow)
+	for _, row := range rows {
+		l := lineOf(row)
+		if _, seen := lines[l]; !seen {
+			order = append(order, l)
+		}
+		lines[l] = append(lines[l], row)
+	}
+	return order, lines
+}
+
+func (s *sender) sendLine(
+	ctx context.Context, rows []store.OutboxRow, broken *atomic.Int32, owned func() bool, out *outcome,
+) {
+	for i, row := range rows {
+		if broken.Load() >= routeHoldAfter || !owned() {
+			out.add(rows[:i], nil, rows[i:])
+			return
+		}
+		if err := s.sendRow(ctx, row); err != nil {
+			broken.Add(1)
+			out.add(rows[:i], &failure{row, err}, rows[i+1:])
+			return
+		}
+		broken.Store(0)
+	}
+	out.add(rows, nil, nil)
+}
+
+func (o *outcome) add(published []store.OutboxRow, failed *failure, skipped []store.OutboxRow) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.published = append(o.published, published...)
+	if failed != nil {
+		o.failed = append(o.failed, *failed)
+	}
+	o.skipped = append(o.skipped, skipped...)
+}
+
+func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
+	publisher, ok := s.destinations[row.Destination]
+	if !ok {
+		return fmt.Errorf("%w: %q", ErrNoDestination, row.Destination)
+	}
+	if row.Metadata == nil {
+		return errors.New(row.LastError)
+	}
+	msg := message.NewMessageWithContext(ctx, row.MessageID, row.Payload)
+	for name, value := range row.Metadata {
+		msg.Metadata[name] = value
+	}
+	// The row is the decision to send: tries after a crash carry the same id, so
+	// that a broker which drops repeats drops just those.
+	msgmeta.SetSendID(msg, row.MessageID+"."+strconv.FormatInt(row.ID, 10))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("publisher panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	step.Reach(ctx, step.RelayBeforePublish)
+	if err := publisher.Publish(row.Topic, msg); err != nil {
+		return err
+	}
+	step.Reach(ctx, step.RelayAfterPublish)
+	return nil
+}
+
+// breaks counts the failures of each route since its last success.
+type breaks struct {
+	mu     sync.Mutex
+	routes map[route]*atomic.Int32
+}
+
+func newBreaks() *breaks { return &breaks{routes: map[route]*atomic.Int32{}} }
+
+func (b *breaks) of(r route) *atomic.Int32 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.routes[r] == nil {
+		b.routes[r] = new(atomic.Int32)
+	}
+	return b.routes[r]
+}

@@ -1,0 +1,298 @@
+package forwarder
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+// Names of the leases. Every forwarder holds one as a member, so that the others
+// know how many share the partitions, and one for each partition that it owns.
+const (
+	memberPrefix    = "forwarder/"
+	partitionPrefix = "outbox/"
+)
+
+// forgetMembers is how long a member that died is kept for `headrace status`.
+const forgetMembers = 10 * time.Minute
+
+// PartitionLease is the name of the lease on a partition of the outbox.
+func PartitionLease(partition int) string { return partitionPrefix + strconv.Itoa(partition) }
+
+// ownership keeps this forwarder's share of the partitions: it renews leases,
+// takes what is free up to a fair share, and gives back what is above it.
+type ownership struct {
+	f     *Forwarder
+	owner string
+
+	mu         sync.Mutex
+	partitions map[int]*partition
+	// leaving are partitions that were told to stop and have publishes in flight.
+	// Waiting for them must not keep the other leases from being renewed.
+	leaving map[int]*partition
+	drops   sync.WaitGroup
+}
+
+func newOwnership(f *Forwarder) *ownership {
+	return &ownership{f: f, owner: f.cfg.owner(), partitions: map[int]*partition{}, leaving: map[int]*partition{}}
+}
+
+// run balances at a third of the lease's time and polls in between.
+func (o *ownership) run(ctx context.Context) error {
+	clock := o.f.cfg.Clock
+	balance := clock.NewTicker(o.f.cfg.LeaseTTL / 3)
+	defer balance.Stop()
+	o.balance(ctx)
+	close(o.f.running)
+	interval := o.f.cfg.PollInterval
+	for {
+		poll := clock.NewTimer(interval)
+		select {
+		case <-ctx.Done():
+			poll.Stop()
+			return nil
+		case <-balance.Chan():
+			o.balance(ctx)
+		case <-poll.Chan():
+			if o.look(ctx) {
+				interval = o.f.cfg.PollInterval
+			} else {
+				interval = min(2*interval, o.f.cfg.MaxPollInterval)
+			}
+		case <-o.f.poll:
+			interval = o.f.cfg.PollInterval
+		}
+		poll.Stop()
+	}
+}
+
+// look wakes the partitions that have rows.
+func (o *ownership) look(ctx context.Context) (found bool) {
+	waiting, err := o.f.store.WaitingPartitions(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			o.f.cfg.Logger.Error("Looking for outbox rows failed, trying again", err, nil)
+		}
+		return false
+	}
+	o.wake(waiting)
+	return len(waiting) > 0
+}
+
+func (o *ownership) wake(partitions []int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, n := range partitions {
+		if p := o.partitions[n]; p != nil {
+			p.signal()
+		}
+	}
+}
+
+// balance is done by one goroutine.
+func (o *ownership) balance(ctx context.Context) {
+	if err := o.tryBalance(ctx); err != nil && ctx.Err() == nil {
+		o.f.cfg.Logger.Error("Renewing the forwarder's leases failed, trying again", err, nil)
+	}
+	o.dropExpired()
+}
+
+func (o *ownership) tryBalance(ctx context.Context) error {
+	asked := o.f.cfg.Clock.Now()
+	if _, _, err := o.f.store.AcquireLease(ctx, memberPrefix+o.owner, o.owner, o.f.cfg.LeaseTTL); err != nil {
+		return err
+	}
+	held, err := o.f.store.RenewLeases(ctx, "", o.owner, o.f.cfg.LeaseTTL)
+	if err != nil {
+		return err
+	}
+	o.keep(held, asked.Add(o.f.cfg.LeaseTTL))
+	share, free, err := o.survey(ctx)
+	if err != nil {
+		return err
+	}
+	o.shrink(ctx, share)
+	return o.grow(ctx, share, free)
+}
+
+// keep extends what is still ours and stops what isn't.
+func (o *ownership) keep(held []store.Lease, until time.Time) {
+	still := map[int]store.Lease{}
+	for _, lease := range held {
+		if n, ok := partitionOf(lease.Name); ok {
+			still[n] = lease
+		}
+	}
+	for n, p := range o.snapshot() {
+		if lease, ok := still[n]; ok && lease.Epoch == p.lease.Epoch {
+			p.until.Store(&until)
+		} else {
+			o.f.cfg.Logger.Info("Another forwarder has taken the partition", watermill.LogFields{"partition": n})
+			o.drop(n, p, nil)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for n, p := range o.leaving {
+		if lease, ok := still[n]; ok && lease.Epoch == p.lease.Epoch {
+			p.until.Store(&until) // its publishes in flight are still covered
+		}
+	}
+}
+
+// survey returns this forwarder's fair share and the partitions nobody owns.
+func (o *ownership) survey(ctx context.Context) (share int, free []int, err error) {
+	leases, err := o.f.store.Leases(ctx, "")
+	if err != nil {
+		return 0, nil, err
+	}
+	members, dead := 0, 0
+	taken := map[int]bool{}
+	for _, lease := range leases {
+		if lease.Owner == "" || lease.ExpiresIn < 0 {
+			if strings.HasPrefix(lease.Name, memberPrefix) && lease.ExpiresIn < -forgetMembers {
+				dead++
+			}
+			continue
+		}
+		if strings.HasPrefix(lease.Name, memberPrefix) {
+			members++
+		}
+		if n, ok := partitionOf(lease.Name); ok {
+			taken[n] = true
+		}
+	}
+	if dead > 0 {
+		if err := o.f.store.DeleteExpiredLeases(ctx, memberPrefix, forgetMembers); err != nil {
+			return 0, nil, err
+		}
+	}
+	members = max(members, 1)
+	for n := range store.OutboxPartitions {
+		if !taken[n] {
+			free = append(free, n)
+		}
+	}
+	return (store.OutboxPartitions + members - 1) / members, free, nil
+}
+
+// shrink gives back what is above the share, after its publishes in flight.
+func (o *ownership) shrink(ctx context.Context, share int) {
+	owned := o.snapshot()
+	for n, p := range owned {
+		if len(owned) <= share {
+			return
+		}
+		delete(owned, n)
+		o.drop(n, p, func() { o.release(context.WithoutCancel(ctx), p) })
+	}
+}
+
+func (o *ownership) grow(ctx context.Context, share int, free []int) error {
+	for _, n := range free {
+		if len(o.snapshot()) >= share {
+			return nil
+		}
+		if o.isLeaving(n) {
+			continue
+		}
+		asked := o.f.cfg.Clock.Now()
+		lease, ok, err := o.f.store.AcquireLease(ctx, PartitionLease(n), o.owner, o.f.cfg.LeaseTTL)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // another forwarder was quicker
+		}
+		p := o.f.startPartition(ctx, n, lease, asked.Add(o.f.cfg.LeaseTTL))
+		o.mu.Lock()
+		o.partitions[n] = p
+		o.mu.Unlock()
+	}
+	return nil
+}
+
+// dropExpired stops partitions whose lease ran out because the database could
+// not be asked.
+func (o *ownership) dropExpired() {
+	for n, p := range o.snapshot() {
+		if !p.owned() {
+			o.f.cfg.Logger.Info("A partition's lease could not be renewed in time", watermill.LogFields{"partition": n})
+			o.drop(n, p, nil)
+		}
+	}
+}
+
+// drop stops a partition and, once its publishes in flight have returned, calls
+// then.
+func (o *ownership) drop(n int, p *partition, then func()) {
+	o.mu.Lock()
+	delete(o.partitions, n)
+	o.leaving[n] = p
+	o.mu.Unlock()
+	p.stop()
+	o.drops.Go(func() {
+		<-p.done
+		if then != nil {
+			then()
+		}
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		delete(o.leaving, n)
+	})
+}
+
+func (o *ownership) isLeaving(n int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.leaving[n] != nil
+}
+
+func (o *ownership) snapshot() map[int]*partition {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	owned := make(map[int]*partition, len(o.partitions))
+	for n, p := range o.partitions {
+		owned[n] = p
+	}
+	return owned
+}
+
+// releaseAll lets other forwarders take over at once.
+func (o *ownership) releaseAll(ctx context.Context) {
+	ctx = context.WithoutCancel(ctx)
+	for n, p := range o.snapshot() {
+		o.drop(n, p, func() { o.release(ctx, p) })
+	}
+	o.drops.Wait()
+	bounded, cancel := context.WithTimeout(ctx, o.f.cfg.CloseTimeout)
+	defer cancel()
+	if err := o.f.store.DeleteLease(bounded, memberPrefix+o.owner, o.owner); err != nil {
+		o.f.cfg.Logger.Error("Signing off failed: other forwarders take its share when its lease is over", err, nil)
+	}
+}
+
+func (o *ownership) release(ctx context.Context, p *partition) {
+	ctx, cancel := context.WithTimeout(ctx, o.f.cfg.CloseTimeout)
+	defer cancel()
+	if err := o.f.store.ReleaseLease(ctx, p.lease); err != nil {
+		o.f.cfg.Logger.Error("Releasing a partition failed: it moves when its lease is over", err,
+			watermill.LogFields{"partition": p.number})
+	}
+}
+
+func partitionOf(lease string) (int, bool) {
+	number, ok := strings.CutPrefix(lease, partitionPrefix)
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(number)
+	return n, err == nil && n >= 0 && n < store.OutboxPartitions && fmt.Sprint(n) == number
+}

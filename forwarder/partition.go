@@ -1,0 +1,221 @@
+package forwarder
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/headrace-go/headrace/internal/step"
+	"github.com/headrace-go/headrace/store"
+)
+
+// partition relays the rows of one partition for as long as its lease lasts. One
+// goroutine runs it.
+type partition struct {
+	f      *Forwarder
+	number int
+	lease  store.Lease
+	// until is the end of the lease by this machine's monotonic clock, counted
+	// from before the renewal was asked for, so never later than the database's.
+	until atomic.Pointer[time.Time]
+
+	wake chan struct{}
+	stop context.CancelFunc
+	done chan struct{}
+
+	holds *holds
+	// cursor is the highest id read. Rows above it are new; rows below it come
+	// from transactions that committed late, or are held.
+	cursor     int64
+	rescanned  time.Time
+	rescanCost time.Duration
+	confirming sync.WaitGroup
+	unsettled  atomic.Bool
+}
+
+func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.Lease, until time.Time) *partition {
+	ctx, stop := context.WithCancel(ctx)
+	p := &partition{
+		f: f, number: number, lease: lease,
+		wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
+		holds: newHolds(f.cfg.RetryBackoff, f.cfg.MaxRetryBackoff),
+	}
+	p.until.Store(&until)
+	p.signal()
+	go func() {
+		defer close(p.done)
+		defer p.confirming.Wait()
+		p.run(ctx)
+	}()
+	return p
+}
+
+func (p *partition) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// owned reports whether the lease still lasts. On SQLite a lease that could not
+// be renewed in time is kept until somebody takes it: there a long write
+// transaction keeps this forwarder from renewing, and others from taking.
+func (p *partition) owned() bool {
+	return p.f.store.Dialect() == store.SQLite || p.f.cfg.Clock.Now().Before(*p.until.Load())
+}
+
+func (p *partition) run(ctx context.Context) {
+	for {
+		now := p.f.cfg.Clock.Now()
+		_, next := p.holds.due(now)
+		var retry <-chan time.Time
+		if !next.IsZero() {
+			retry = p.f.cfg.Clock.After(next.Sub(now))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-retry:
+		}
+		if err := p.drain(ctx); err != nil && ctx.Err() == nil {
+			p.f.cfg.Logger.Error("Reading the outbox failed, trying again", err, watermill.LogFields{"partition": p.number})
+			p.f.pollSoon()
+		}
+	}
+}
+
+// drain relays until no row is left that is not held.
+func (p *partition) drain(ctx context.Context) error {
+	began := p.f.cfg.Clock.Now()
+	after, whole := p.start(began)
+	for ctx.Err() == nil && p.owned() {
+		rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			if whole {
+				p.holds.forget(began)
+				p.rescanCost = p.f.cfg.Clock.Since(began)
+			}
+			return nil
+		}
+		step.Reach(ctx, step.RelayRead)
+		after = rows[len(rows)-1].ID
+		p.cursor = max(p.cursor, after)
+		p.relay(ctx, rows)
+		if now := p.f.cfg.Clock.Now(); now.Sub(began) > p.f.cfg.RescanInterval {
+			// A long drain must not put off late commits and due retries.
+			began = now
+			after, whole = p.startFrom(after, now)
+		}
+	}
+	return nil
+}
+
+// start returns the id to read after: the beginning when a rescan is due, the
+// first failed row when its pause is over, otherwise where the last drain ended.
+func (p *partition) start(now time.Time) (after int64, whole bool) {
+	return p.startFrom(p.cursor, now)
+}
+
+func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole bool) {
+	// A rescan may take a twentieth of the time, however long it takes.
+	interval := max(p.f.cfg.RescanInterval, 20*p.rescanCost)
+	if p.rescanned.IsZero() || now.Sub(p.rescanned) >= interval || p.unsettled.Load() {
+		p.settle()
+		p.rescanned = now
+		return 0, true
+	}
+	if from, _ := p.holds.due(now); from > 0 && from <= cursor {
+		p.settle()
+		return from - 1, false
+	}
+	return cursor, false
+}
+
+// settle waits for the confirmation under way, so that its rows aren't read and
+// published again.
+func (p *partition) settle() {
+	p.confirming.Wait()
+	p.unsettled.Store(false)
+}
+
+// relay publishes the rows that need not wait and confirms them while the next
+// batch is read.
+func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) {
+	began := p.f.cfg.Clock.Now()
+	ready := make([]store.OutboxRow, 0, len(rows))
+	for _, row := range rows {
+		if !p.holds.held(row, began) {
+			ready = append(ready, row)
+		}
+	}
+	out := p.f.sender.send(ctx, ready, p.owned)
+	p.remember(ctx, out)
+	p.confirm(ctx, out.published)
+	stats := PublishStats{
+		Partition: p.number, Published: len(out.published), Failed: len(out.failed),
+		Held: len(rows) - len(out.published) - len(out.failed),
+		Took: p.f.cfg.Clock.Since(began), OldestAge: began.Sub(rows[0].CreatedAt),
+	}
+	for _, hook := range p.f.hooks {
+		hook.OnPublish(stats)
+	}
+}
+
+// remember updates the holds: successes first, because a route with any success
+// is not down.
+func (p *partition) remember(ctx context.Context, out *outcome) {
+	for _, row := range out.published {
+		p.holds.succeeded(row)
+	}
+	now := p.f.cfg.Clock.Now()
+	for _, f := range out.failed {
+		p.holds.failed(f.row, now)
+		p.f.cfg.Logger.Error("Publish failed: its key waits, others go on", f.err, watermill.LogFields{
+			"message_id": f.row.MessageID, "destination": f.row.Destination, "topic": f.row.Topic,
+			"key": f.row.Key, "attempts": f.row.Attempts + 1,
+		})
+		if err := p.f.store.FailOutbox(context.WithoutCancel(ctx), p.number, f.row.ID, f.err); err != nil {
+			p.f.cfg.Logger.Error("Recording a failed publish failed", err, watermill.LogFields{"partition": p.number})
+		}
+	}
+	for _, row := range out.skipped {
+		p.holds.skipped(row)
+	}
+}
+
+// confirm removes published rows. It goes on when the forwarder is told to stop:
+// what was published should not be published again.
+func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
+	if len(rows) == 0 {
+		return
+	}
+	p.confirming.Wait()
+	ids := make([]int64, len(rows))
+	for i, row := range rows {
+		ids[i] = row.ID
+	}
+	ctx = context.WithoutCancel(ctx)
+	p.confirming.Go(func() {
+		step.Reach(ctx, step.RelayBeforeConfirm)
+		bounded, cancel := context.WithTimeout(ctx, p.f.cfg.CloseTimeout)
+		defer cancel()
+		n, err := p.f.store.ConfirmOutbox(bounded, p.lease, p.number, ids)
+		step.Reach(ctx, step.RelayAfterConfirm)
+		fields := watermill.LogFields{"partition": p.number, "published": len(ids), "confirmed": n}
+		if err != nil {
+			p.unsettled.Store(true)
+			p.f.cfg.Logger.Error("Confirming published rows failed: they will be published again", err, fields)
+			return
+		}
+		if n < int64(len(ids)) {
+			p.f.cfg.Logger.Info("Some published rows were not there to confirm: the partition has changed hands", fields)
+		}
+	})
+}

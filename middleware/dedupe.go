@@ -1,0 +1,312 @@
+package middleware
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/step"
+	"github.com/headrace-go/headrace/keys"
+	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/store"
+)
+
+// Errors that Dedupe returns, to be matched with errors.Is. The router nacks the
+// message then, so that nothing is lost.
+var (
+	// ErrNoMessageID says that a message can't be told from others.
+	ErrNoMessageID = errors.New("message has no id to deduplicate by")
+	// ErrFingerprint says that a message came again with another payload: its
+	// producer uses an id twice.
+	ErrFingerprint = errors.New("message id was used before for another payload")
+	// ErrNoOutbox says that a handler returned messages and there is no outbox
+	// for them: published after the commit, a crash would lose them.
+	ErrNoOutbox = errors.New("handler returned messages, but Dedupe has no outbox")
+	// ErrBusy says that another delivery of the message is still being handled.
+	// The broker will deliver this one again.
+	ErrBusy = errors.New("another delivery of this message is still being handled")
+)
+
+// Outbox is where messages go that handlers return. *forwarder.Outbox is one.
+type Outbox interface {
+	// Publish writes messages into the context's unit of work.
+	Publish(ctx context.Context, topic string, msgs ...*message.Message) error
+}
+
+// DedupeConfig says how messages are told apart. Service is required.
+type DedupeConfig struct {
+	// Service is the name under which this service's handlers remember messages.
+	// Two services on one database must have different ones, or they would
+	// swallow each other's messages. It must stay the same over deploys.
+	Service string
+	// Consumer overrides the whole scope of dedupe. Default: Service, a dot and
+	// the router's name of the handler.
+	Consumer string
+	// Outbox takes the messages that handlers return. Without one, such a handler
+	// fails with ErrNoOutbox.
+	Outbox Outbox
+	// Identity gives a message's id. Default: its UUID.
+	Identity func(msg *message.Message) (string, error)
+	// Key names what a message is about, for logs only. Default: the metadata
+	// entry msgmeta.Key.
+	Key keys.Func
+	// Fingerprint also remembers a hash of the payload, so that an id which is
+	// used twice is an error (ErrFingerprint) and no silent loss. Default false.
+	Fingerprint bool
+	// WaitTimeout bounds how long a second delivery waits for the first one's
+	// outcome before it is nacked. Default 5 s. Waiting copies within one process
+	// hold no database connection.
+	WaitTimeout time.Duration
+
+	// Window is how long messages are remembered. Default 7 days. It is enforced
+	// by Purge, and checked here against RedeliveryWindow.
+	Window time.Duration
+	// RedeliveryWindow is how late the broker can still deliver a copy
+	// (brokers.Capabilities has it). NewDedupe refuses a shorter Window, because a
+	// copy that comes after its row was purged is handled again. Default 0: not
+	// known, not checked.
+	RedeliveryWindow time.Duration
+	// AllowShortWindow turns that refusal off, for handlers that are idempotent.
+	AllowShortWindow bool
+
+	// Observe lets every message through, outside of any transaction, and only
+	// records what Dedupe would have done. What is handled while observing counts
+	// as handled when Observe is turned off later.
+	Observe bool
+
+	// Logger gets duplicates (debug) and what goes wrong. Default: none.
+	Logger watermill.LoggerAdapter
+	// Hooks that implement VerdictHook are told every verdict.
+	Hooks []any
+}
+
+// DefaultWindow is how long messages are remembered by default, as NServiceBus
+// does.
+const DefaultWindow = 7 * 24 * time.Hour
+
+func (c DedupeConfig) withDefaults() DedupeConfig {
+	if c.Identity == nil {
+		c.Identity = func(msg *message.Message) (string, error) { return msg.UUID, nil }
+	}
+	if c.Key == nil {
+		c.Key = keys.Default()
+	}
+	if c.WaitTimeout == 0 {
+		c.WaitTimeout = 5 * time.Second
+	}
+	if c.Window == 0 {
+		c.Window = DefaultWindow
+	}
+	if c.Logger == nil {
+		c.Logger = watermill.NopLogger{}
+	}
+	return c
+}
+
+func (c DedupeConfig) validate() error {
+	if c.Service == "" && c.Consumer == "" {
+		return errors.New("middleware: DedupeConfig.Service is required: " +
+			"without it two services on one database would swallow each other's messages")
+	}
+	if c.WaitTimeout < 0 || c.Window < 0 || c.RedeliveryWindow < 0 {
+		return errors.New("middleware: DedupeConfig's durations must not be negative")
+	}
+	if c.Window < c.RedeliveryWindow && !c.AllowShortWindow {
+		return fmt.Errorf("middleware: DedupeConfig.Window is %s, but the broker can deliver a copy %s later: "+
+			"a copy after the purge would be handled again; use a longer Window, or AllowShortWindow where handlers are idempotent",
+			c.Window, c.RedeliveryWindow)
+	}
+	return nil
+}
+
+// Dedupe makes a handler's effects happen once per message, however often and by
+// however many instances it is delivered: the message's row in the inbox, the
+// handler's own writes and the messages that it sends are one transaction.
+//
+// A message is remembered only when its handler has succeeded. A second delivery
+// waits for the first one's outcome, and is then skipped or handled.
+type Dedupe struct {
+	store    *store.Store
+	cfg      DedupeConfig
+	inFlight inFlight
+	hooks    []VerdictHook
+}
+
+// NewDedupe returns the middleware. Errors are those of the configuration.
+func NewDedupe(st *store.Store, cfg DedupeConfig) (*Dedupe, error) {
+	if st == nil {
+		return nil, errors.New("middleware: NewDedupe needs a store")
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return &Dedupe{store: st, cfg: cfg, hooks: hooksOf[VerdictHook](cfg.Hooks)}, nil
+}
+
+// Middleware protects h. Within it, the message's context carries the unit of
+// work: see package store for how the handler's statements join it.
+func (d *Dedupe) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	return func(msg *message.Message) ([]*message.Message, error) {
+		delivery, err := d.deliver(msg)
+		if err != nil {
+			return nil, err
+		}
+		if d.cfg.Observe {
+			return d.observe(delivery, h)
+		}
+		return nil, d.handle(delivery, h)
+	}
+}
+
+// delivery is one delivery of a message to a consumer.
+type delivery struct {
+	msg         *message.Message
+	consumer    string
+	id          string
+	fingerprint []byte
+	began       time.Time
+}
+
+func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
+	consumer := d.cfg.Consumer
+	if consumer == "" {
+		handler := message.HandlerNameFromCtx(msg.Context())
+		if handler == "" {
+			return delivery{}, errors.New("middleware: the handler has no name in the message's context: " +
+				"run Dedupe in a router, or set DedupeConfig.Consumer")
+		}
+		consumer = d.cfg.Service + "." + handler
+	}
+	if why := msgmeta.GetMalformed(msg); why != "" {
+		return delivery{}, fmt.Errorf("middleware: message could not be parsed on receipt: %s", why)
+	}
+	id, err := d.cfg.Identity(msg)
+	if err != nil {
+		return delivery{}, fmt.Errorf("%w: %w", ErrNoMessageID, err)
+	}
+	if id == "" {
+		return delivery{}, fmt.Errorf("%w: its UUID is empty; producers other than Watermill may set none: "+
+			"give DedupeConfig.Identity a function that reads theirs", ErrNoMessageID)
+	}
+	dl := delivery{msg: msg, consumer: consumer, id: id, began: time.Now()}
+	if d.cfg.Fingerprint {
+		sum := sha256.Sum256(msg.Payload)
+		dl.fingerprint = sum[:]
+	}
+	return dl, nil
+}
+
+// handle runs the handler in a unit of work, unless the message is a duplicate.
+func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
+	outer := dl.msg.Context()
+	defer func() { dl.msg.SetContext(outer) }()
+
+	leave, err := d.inFlight.enter(outer, inFlightKey{dl.consumer, dl.id}, d.cfg.WaitTimeout)
+	if err != nil {
+		return err
+	}
+	defer leave()
+
+	verdict := store.Applied
+	err = d.store.InTx(d.about(outer, dl), func(ctx context.Context, tx store.Tx) (err error) {
+		verdict, err = d.decide(ctx, tx, dl)
+		if err != nil || verdict != store.Applied {
+			return err
+		}
+		return d.apply(ctx, dl, h)
+	})
+	if errors.Is(err, store.ErrLockTimeout) && verdict == "" {
+		err = fmt.Errorf("%w: %w", ErrBusy, err)
+	}
+	if err != nil {
+		return d.redeliver(outer, dl, err)
+	}
+	d.tell(dl, verdict, false)
+	return nil
+}
+
+// redeliver passes a failure on, except where the message was read in the
+// transaction that had to be rolled back: a nack would only repeat it within
+// that transaction. With no error the subscriber acks, its ack fails, and the
+// message is read again in a fresh one.
+func (d *Dedupe) redeliver(outer context.Context, dl delivery, err error) error {
+	u := d.store.UnitFromContext(outer)
+	if u == nil || !u.DeliversAgain() || !u.Over() {
+		return err
+	}
+	d.cfg.Logger.Info("Rolled back with its subscriber's transaction, will be read again", watermill.LogFields{
+		"consumer": dl.consumer, "message_id": dl.id, "cause": err.Error(),
+	})
+	return nil
+}
+
+// decide records the message or finds out that it is known. The verdict is empty
+// while that is not known.
+func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Verdict, error) {
+	known, inserted, err := d.store.InsertInbox(ctx, store.InboxRow{
+		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Fingerprint: dl.fingerprint,
+	})
+	if err != nil {
+		return "", err
+	}
+	if inserted {
+		step.Reach(ctx, step.DedupeInserted)
+		return store.Applied, nil
+	}
+	if !known.SameContent(dl.fingerprint) {
+		return store.Duplicate, fmt.Errorf("%w: message %q of consumer %q", ErrFingerprint, dl.id, dl.consumer)
+	}
+	return store.Duplicate, d.store.LogVerdict(ctx, tx, store.VerdictLogRow{
+		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Duplicate,
+	})
+}
+
+// apply runs the handler and writes what it returns to the outbox.
+func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) error {
+	dl.msg.SetContext(ctx)
+	produced, err := h(dl.msg)
+	if err != nil {
+		return err
+	}
+	step.Reach(ctx, step.HandlerReturned)
+	if len(produced) == 0 {
+		return nil
+	}
+	if d.cfg.Outbox == nil {
+		return fmt.Errorf("%w: set DedupeConfig.Outbox", ErrNoOutbox)
+	}
+	topic := message.PublishTopicFromCtx(ctx)
+	if topic == "" {
+		return fmt.Errorf("middleware: handler of consumer %q returned messages, but has no topic to publish to: "+
+			"add it with router.AddHandler", dl.consumer)
+	}
+	return d.cfg.Outbox.Publish(ctx, topic, produced...)
+}
+
+func (d *Dedupe) about(ctx context.Context, dl delivery) context.Context {
+	about := store.About{Consumer: dl.consumer, MessageID: dl.id}
+	if key, err := d.cfg.Key(dl.msg); err == nil {
+		about.Keys = []string{key}
+	}
+	return store.WithAbout(ctx, about)
+}
+
+func (d *Dedupe) tell(dl delivery, verdict store.Verdict, observed bool) {
+	if verdict == store.Duplicate {
+		d.cfg.Logger.Debug("Skipped a message that was handled before", watermill.LogFields{
+			"consumer": dl.consumer, "message_id": dl.id, "verdict": verdict, "observed": observed,
+		})
+	}
+	for _, hook := range d.hooks {
+		hook.OnVerdict(Verdict{
+			Consumer: dl.consumer, MessageID: dl.id, Topic: message.SubscribeTopicFromCtx(dl.msg.Context()),
+			Verdict: verdict, Observed: observed, Took: time.Since(dl.began),
+		})
+	}
+}

@@ -1,0 +1,54 @@
+package middleware
+
+import (
+	"time"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+// VerdictHook is told every verdict, after it was committed. Give it to the
+// Hooks of a middleware's config. It must not block.
+type VerdictHook interface {
+	OnVerdict(verdict Verdict)
+}
+
+// Verdict is what became of one delivery.
+type Verdict struct {
+	Consumer  string
+	MessageID string
+	Topic     string
+	Verdict   store.Verdict
+	// Observed says that the verdict had no effect: the middleware observes.
+	Observed bool
+	// Took is the time from receiving the message to the verdict.
+	Took time.Duration
+}
+
+// PurgeHook is told about every purge, when it ends.
+type PurgeHook interface {
+	OnPurge(stats PurgeStats)
+}
+
+// PurgeStats is what a purge did.
+type PurgeStats struct {
+	Consumer string
+	// Purged counts the inbox rows and verdict log entries removed.
+	Purged int64
+	// Batches counts the transactions that removed them.
+	Batches int
+	Took    time.Duration
+	// Interrupted says why it ended early: quiet hours over, a deep backlog. Empty
+	// when nothing was left to purge.
+	Interrupted string
+	Err         error
+}
+
+func hooksOf[T any](hooks []any) []T {
+	var found []T
+	for _, h := range hooks {
+		if t, ok := h.(T); ok {
+			found = append(found, t)
+		}
+	}
+	return found
+}

@@ -1,0 +1,247 @@
+package middleware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/google/uuid"
+	"github.com/jonboulle/clockwork"
+	"github.com/robfig/cron/v3"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+// PurgeConfig says when and how what Dedupe remembers is forgotten. Consumers is
+// required.
+type PurgeConfig struct {
+	// Consumers are purged, each by itself: "service.handler", as in DedupeConfig.
+	Consumers []string
+	// Window is how long messages are remembered; it must be the DedupeConfig's.
+	// Default 7 days.
+	Window time.Duration
+	// Schedule says when a purge begins, as a cron expression with five fields, in
+	// Location. Default "0 3 * * *": each night at three.
+	Schedule string
+	// Location is the schedule's and the quiet hours' time zone. Default UTC.
+	Location *time.Location
+	// QuietFor is how long after its beginning a purge may still work; what is
+	// left waits for the next one. Default 2 h.
+	QuietFor time.Duration
+	// BatchSize is how many rows one transaction removes. Default 500: small
+	// enough to hold its locks for milliseconds.
+	BatchSize int
+	// Pause between batches leaves the database to the consumers. Default 50 ms.
+	Pause time.Duration
+
+	// Backlog says how many messages wait for a consumer, where the broker can
+	// tell (brokers.Capabilities.Backlog). Default: not asked.
+	Backlog func(ctx context.Context, consumer string) (int64, error)
+	// MaxBacklog is how many may wait while a purge works; above it, it waits.
+	// Default 1,000.
+	MaxBacklog int64
+
+	// LeaseTTL is how long other instances wait before they take over from one
+	// that died in mid-purge. Default 1 min.
+	LeaseTTL time.Duration
+	// Clock is for tests. Default: the real one. What is old enough is always
+	// decided by the database's clock.
+	Clock clockwork.Clock
+	// Logger gets failures. Default: none.
+	Logger watermill.LoggerAdapter
+	// Hooks that implement PurgeHook are told about every purge.
+	Hooks []any
+}
+
+func (c PurgeConfig) withDefaults() PurgeConfig {
+	if c.Window == 0 {
+		c.Window = DefaultWindow
+	}
+	if c.Schedule == "" {
+		c.Schedule = "0 3 * * *"
+	}
+	if c.Location == nil {
+		c.Location = time.UTC
+	}
+	if c.QuietFor == 0 {
+		c.QuietFor = 2 * time.Hour
+	}
+	if c.BatchSize == 0 {
+		c.BatchSize = 500
+	}
+	if c.Pause == 0 {
+		c.Pause = 50 * time.Millisecond
+	}
+	if c.MaxBacklog == 0 {
+		c.MaxBacklog = 1000
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = time.Minute
+	}
+	if c.Clock == nil {
+		c.Clock = clockwork.NewRealClock()
+	}
+	if c.Logger == nil {
+		c.Logger = watermill.NopLogger{}
+	}
+	return c
+}
+
+func (c PurgeConfig) validate() (cron.Schedule, error) {
+	if len(c.Consumers) == 0 {
+		return nil, errors.New("middleware: PurgeConfig.Consumers is empty: name the consumers to purge, as \"service.handler\"")
+	}
+	if c.Window < 0 || c.QuietFor < 0 || c.Pause < 0 || c.LeaseTTL < time.Second || c.BatchSize < 0 || c.MaxBacklog < 0 {
+		return nil, errors.New("middleware: PurgeConfig's numbers must not be negative, and LeaseTTL at least a second")
+	}
+	schedule, err := cron.ParseStandard(c.Schedule)
+	if err != nil {
+		return nil, fmt.Errorf("middleware: PurgeConfig.Schedule %q is no cron expression of five fields: %w", c.Schedule, err)
+	}
+	if schedule.Next(c.Clock.Now().In(c.Location)).IsZero() {
+		return nil, fmt.Errorf("middleware: PurgeConfig.Schedule %q never comes", c.Schedule)
+	}
+	return schedule, nil
+}
+
+// Purge forgets old messages at quiet hours, in small batches, in one instance at
+// a time. Messages with an open verdict are never forgotten.
+type Purge struct {
+	store    *store.Store
+	cfg      PurgeConfig
+	schedule cron.Schedule
+	owner    string
+	hooks    []PurgeHook
+}
+
+// NewPurge returns a purge that Run starts. Errors are those of the
+// configuration.
+func NewPurge(st *store.Store, cfg PurgeConfig) (*Purge, error) {
+	if st == nil {
+		return nil, errors.New("middleware: NewPurge needs a store")
+	}
+	cfg = cfg.withDefaults()
+	schedule, err := cfg.validate()
+	if err != nil {
+		return nil, err
+	}
+	return &Purge{
+		store: st, cfg: cfg, schedule: schedule,
+		owner: "purge-" + uuid.NewString(), hooks: hooksOf[PurgeHook](cfg.Hooks),
+	}, nil
+}
+
+// Run purges on schedule until the context is cancelled, and returns nil then.
+func (p *Purge) Run(ctx context.Context) error {
+	for {
+		now := p.cfg.Clock.Now().In(p.cfg.Location)
+		timer := p.cfg.Clock.NewTimer(p.schedule.Next(now).Sub(now))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.Chan():
+			p.PurgeNow(ctx)
+		}
+	}
+}
+
+// PurgeNow purges every consumer once, within QuietFor from now. Failures are
+// logged and told to the hooks; the next purge goes on where this one stopped.
+func (p *Purge) PurgeNow(ctx context.Context) {
+	quietUntil := p.cfg.Clock.Now().Add(p.cfg.QuietFor)
+	for _, consumer := range p.cfg.Consumers {
+		began := p.cfg.Clock.Now()
+		stats := PurgeStats{Consumer: consumer}
+		stats.Interrupted, stats.Err = p.purge(ctx, consumer, quietUntil, &stats)
+		stats.Took = p.cfg.Clock.Since(began)
+		if stats.Err != nil && ctx.Err() == nil {
+			p.cfg.Logger.Error("Purge failed, the next one goes on", stats.Err, watermill.LogFields{"consumer": consumer})
+		}
+		for _, hook := range p.hooks {
+			hook.OnPurge(stats)
+		}
+	}
+}
+
+// Why a purge ends before it is done.
+const (
+	otherInstance = "another instance is purging"
+	quietOver     = "quiet hours are over"
+	leaseLost     = "another instance has taken over"
+)
+
+func (p *Purge) purge(
+	ctx context.Context, consumer string, quietUntil time.Time, stats *PurgeStats,
+) (interrupted string, err error) {
+	name := "purge/" + store.Identity(consumer)
+	lease, ok, err := p.store.AcquireLease(ctx, name, p.owner, p.cfg.LeaseTTL)
+	if err != nil || !ok {
+		return otherInstance, err
+	}
+	defer func() {
+		err = errors.Join(err, p.store.ReleaseLease(context.WithoutCancel(ctx), lease))
+	}()
+	for _, batch := range []func() (int64, error){
+		func() (int64, error) { return p.store.PurgeInbox(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
+		func() (int64, error) { return p.store.PurgeVerdictLog(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
+	} {
+		if interrupted, err := p.batches(ctx, consumer, lease, quietUntil, stats, batch); interrupted != "" || err != nil {
+			return interrupted, err
+		}
+	}
+	return "", nil
+}
+
+func (p *Purge) batches(
+	ctx context.Context, consumer string, lease store.Lease, quietUntil time.Time, stats *PurgeStats,
+	batch func() (int64, error),
+) (interrupted string, err error) {
+	renew := p.cfg.Clock.Now().Add(p.cfg.LeaseTTL / 3)
+	for {
+		now := p.cfg.Clock.Now()
+		if !now.Before(quietUntil) {
+			return quietOver, nil
+		}
+		if !now.Before(renew) {
+			held, err := p.store.RenewLeases(ctx, lease.Name, p.owner, p.cfg.LeaseTTL)
+			if err != nil {
+				return "", err
+			}
+			if len(held) == 0 {
+				return leaseLost, nil
+			}
+			renew = now.Add(p.cfg.LeaseTTL / 3)
+		}
+		deep, err := p.deepBacklog(ctx, consumer)
+		if err != nil {
+			return "", err
+		}
+		if !deep {
+			n, err := batch()
+			if err != nil || n == 0 {
+				return "", err
+			}
+			stats.Purged += n
+			stats.Batches++
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-p.cfg.Clock.After(p.cfg.Pause):
+		}
+	}
+}
+
+func (p *Purge) deepBacklog(ctx context.Context, consumer string) (bool, error) {
+	if p.cfg.Backlog == nil {
+		return false, nil
+	}
+	n, err := p.cfg.Backlog(ctx, consumer)
+	if err != nil {
+		return false, fmt.Errorf("middleware: ask for the backlog of %q: %w", consumer, err)
+	}
+	return n > p.cfg.MaxBacklog, nil
+}

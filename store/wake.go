@@ -1,0 +1,43 @@
+package store
+
+import "sync"
+
+// wakes tells forwarders in this process that partitions of the outbox have new
+// rows.
+type wakes struct {
+	mu        sync.Mutex
+	listeners map[*func(partitions []int)]struct{}
+}
+
+// OnOutboxWritten calls f with the partitions that a commit in this process has
+// written to, until stop is called. f must not block.
+func (s *Store) OnOutboxWritten(f func(partitions []int)) (stop func()) {
+	w := &s.wakes
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.listeners == nil {
+		w.listeners = map[*func([]int)]struct{}{}
+	}
+	w.listeners[&f] = struct{}{}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.listeners, &f)
+	}
+}
+
+// WakeOutbox tells the process's forwarders to look at partitions of the outbox;
+// none means all. Commits of units of work do so by themselves.
+func (s *Store) WakeOutbox(partitions ...int) {
+	if len(partitions) == 0 {
+		for p := range OutboxPartitions {
+			partitions = append(partitions, p)
+		}
+	}
+	w := &s.wakes
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for f := range w.listeners {
+		(*f)(partitions)
+	}
+}
