@@ -168,25 +168,13 @@ func withURLOptions(u *url.URL, cfg Config) (Config, error) {
 	return cfg, nil
 }
 
-// parseURL never repeats what it was given: an unescaped character moves parts
-// of a password into any other part of the URL.
 func parseURL(raw string) (*url.URL, error) {
-	u, err := url.Parse(raw)
+	u, err := redact.Parse(raw)
 	if err != nil {
-		return nil, fmt.Errorf("brokers: %w: %s; special characters in user and password must be percent-encoded",
-			ErrBadURL, reasonOf(err))
+		return nil, fmt.Errorf("brokers: %w: %w", ErrBadURL, err)
 	}
-
-	switch {
-	case u.Scheme == "":
+	if u.Scheme == "" {
 		return nil, fmt.Errorf("brokers: %w: it has no scheme, such as kafka:// or mem:", ErrBadURL)
-	case u.Fragment != "" || strings.Contains(u.Path, "@") || strings.Contains(u.Opaque, "@"):
-		return nil, fmt.Errorf("brokers: %w: a '#', or an '@' after the host; "+
-			"special characters in user and password must be percent-encoded", ErrBadURL)
-	}
-	if _, err := url.ParseQuery(u.RawQuery); err != nil {
-		return nil, fmt.Errorf("brokers: %w: its options can't be parsed; "+
-			"write ?name=value&name=value with special characters percent-encoded", ErrBadURL)
 	}
 
 	return u, nil

@@ -3,8 +3,6 @@ package brokers
 import (
 	"errors"
 	"fmt"
-	"net/url"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -90,19 +88,6 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Is matches ErrUnreachable.
 func (*UnreachableError) Is(target error) bool { return target == ErrUnreachable }
-
-// quoted is what net/url repeats of its input.
-var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
-
-// reasonOf returns why a URL can't be parsed, without any part of the URL.
-func reasonOf(err error) string {
-	var parseErr *url.Error
-	if errors.As(err, &parseErr) {
-		err = parseErr.Err
-	}
-
-	return quoted.ReplaceAllString(err.Error(), `"…"`)
-}
 
 // maxPrinted is the most characters of a foreign name that an error repeats.
 const maxPrinted = 120

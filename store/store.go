@@ -148,6 +148,8 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	if s.begin, err = s.newBeginner(ctx); err != nil {
 		return nil, fmt.Errorf("store: read the session's settings: %w", err)
 	}
+	// Last, because it starts a goroutine that only Close ends.
+	s.joined = newJoinDB(s)
 	return s, nil
 }
 
@@ -173,7 +175,6 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 	if cfg.Dialect == SQLite {
 		s.writer = make(chan struct{}, 1)
 	}
-	s.joined = newJoinDB(s)
 	return s, nil
 }
 

@@ -117,12 +117,13 @@ func (e *redactedError) As(target any) bool   { return errors.As(e.err, target) 
 
 // Logger hides the secrets in all that is logged through it.
 func (r *Redactor) Logger(inner watermill.LoggerAdapter) watermill.LoggerAdapter {
-	return redactingLogger{inner, r}
+	return redactingLogger{r, inner}
 }
 
 type redactingLogger struct {
-	inner watermill.LoggerAdapter
 	*Redactor
+
+	inner watermill.LoggerAdapter
 }
 
 func (l redactingLogger) Error(msg string, err error, fields watermill.LogFields) {
@@ -142,7 +143,7 @@ func (l redactingLogger) Trace(msg string, fields watermill.LogFields) {
 }
 
 func (l redactingLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
-	return redactingLogger{l.inner.With(l.fields(fields)), l.Redactor}
+	return redactingLogger{l.Redactor, l.inner.With(l.fields(fields))}
 }
 
 // fields leaves values without text alone, so that numbers stay numbers.

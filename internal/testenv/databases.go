@@ -3,16 +3,13 @@ package testenv
 import (
 	"context"
 	"database/sql"
-	"net/url"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
-	_ "github.com/jackc/pgx/v5/stdlib" // registers the driver "pgx"
 	"github.com/stretchr/testify/require"
-	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/headrace-go/headrace/internal/dburl"
 )
 
 // adminTimeout bounds the creation and the removal of a schema. A removal that
@@ -93,8 +90,8 @@ func SQLite(t testing.TB) string {
 }
 
 // Open opens a database by the URL that Postgres, MariaDB or SQLite returned and
-// closes it at the end of the test. On mysql:// and sqlite: URLs the query holds
-// the driver's own parameters (clientFoundRows=true, _pragma=…).
+// closes it at the end of the test. The query holds the driver's own parameters
+// (clientFoundRows=true, _pragma=…).
 func Open(t testing.TB, databaseURL string) *sql.DB {
 	t.Helper()
 
@@ -106,47 +103,12 @@ func Open(t testing.TB, databaseURL string) *sql.DB {
 }
 
 func open(databaseURL string) (*sql.DB, error) {
-	scheme, rest, _ := strings.Cut(databaseURL, ":")
-	switch scheme {
-	case "mysql":
-		dsn, err := mysqlDSN(databaseURL)
-		if err != nil {
-			return nil, err
-		}
-
-		return sql.Open("mysql", dsn)
-	case "sqlite":
-		return sql.Open("sqlite", "file:"+rest)
-	default:
-		return sql.Open("pgx", databaseURL)
-	}
-}
-
-// mysqlDSN translates a mysql:// URL to the driver's own form.
-func mysqlDSN(databaseURL string) (string, error) {
-	parsed, err := url.Parse(databaseURL)
+	parsed, err := dburl.Parse(databaseURL)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 
-	config := mysql.NewConfig()
-	config.Net = "tcp"
-	config.Addr = parsed.Host
-	config.User = parsed.User.Username()
-	config.Passwd, _ = parsed.User.Password()
-	config.DBName = strings.TrimPrefix(parsed.Path, "/")
-
-	dsn := config.FormatDSN()
-	if parsed.RawQuery == "" {
-		return dsn, nil
-	}
-
-	separator := "?"
-	if strings.Contains(dsn, "?") {
-		separator = "&"
-	}
-
-	return dsn + separator + parsed.RawQuery, nil
+	return parsed.Open()
 }
 
 // administer runs one statement on a connection of its own: the pools that a
