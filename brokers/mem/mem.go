@@ -55,6 +55,12 @@ type settings struct {
 	sync        string
 }
 
+// Values of the option sync, which are SQLite's own.
+const (
+	syncFull   = "full"
+	syncNormal = "normal"
+)
+
 // retention bounds what is kept of a topic after all its groups have acked it.
 type retention struct {
 	messages int
@@ -118,7 +124,7 @@ func parse(u *url.URL) (settings, error) {
 		retain:      retention{messages: o.Int("retain", 10_000, 0), bytes: o.Int("retain_bytes", 64<<20, 0)},
 		ackDeadline: o.Duration("ack_deadline", 5*time.Second),
 		poll:        o.Duration("poll", 50*time.Millisecond),
-		sync:        o.OneOf("sync", "full", "normal"),
+		sync:        o.OneOf("sync", syncFull, syncNormal),
 	}
 	if set.nackDelay < time.Millisecond {
 		o.Fail("nack_delay", "at least 1ms: a message that always fails would take a whole processor")
