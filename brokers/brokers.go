@@ -12,7 +12,6 @@ package brokers
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -56,24 +55,14 @@ type Config struct {
 	// replaced in all it is given. Default: nothing is logged.
 	Logger watermill.LoggerAdapter
 
-	// Join lets handlers work in the transaction in which a SQL broker records
-	// their ack. Used by brokers whose URL says join=true, and required there.
+	// Join begins the transactions in which a SQL broker reads a message, the
+	// handler works, and the ack is recorded. Used by brokers whose URL says
+	// join=true, and required there:
+	//
+	//	Join: brokers.JoinUnits(st.Begin) // st is a *store.Store
+	//
+	// The broker's tables and the store's must be in one database.
 	Join Joiner
-}
-
-// Joiner makes a subscriber's open transaction the unit of work of a message's
-// handler: the context that it returns becomes the message's.
-type Joiner func(ctx context.Context, tx *sql.Tx) (context.Context, Joined, error)
-
-// Joined is told how the transaction of a message ends. The calls come one after
-// the other, from the subscriber's goroutines, after the handler's verdict.
-type Joined interface {
-	// BeforeCommit is called when the message was acked, within the transaction.
-	// After an error the transaction is rolled back and the message redelivered.
-	BeforeCommit(ctx context.Context) error
-	// Ended is called exactly once, when the transaction is over. committed is
-	// true only when the commit is known to have succeeded.
-	Ended(committed bool)
 }
 
 // Opener opens one kind of broker. It reads the URL's options through

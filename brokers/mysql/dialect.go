@@ -12,6 +12,7 @@ import (
 
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/internal/sqlbroker"
+	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
 )
 
 // dialect implements sqlbroker.Dialect.
@@ -22,16 +23,11 @@ type dialect struct{}
 const topics = "headrace_broker_topics"
 
 func (dialect) Schema(t sqlbroker.Tables) wsql.SchemaAdapter {
-	return schemaAdapter{wsql.DefaultMySQLSchema{
+	return wsql.DefaultMySQLSchema{
 		GenerateMessagesTableName: func(string) string { return t.Messages },
 		SubscribeBatchSize:        1, // a batch would be read, and lost or repeated, in one transaction
-	}}
+	}
 }
-
-type schemaAdapter struct{ wsql.DefaultMySQLSchema }
-
-// SubscribeIsolationLevel is READ COMMITTED: see the package's comment.
-func (schemaAdapter) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }
 
 func (dialect) Offsets(t sqlbroker.Tables) wsql.OffsetsAdapter {
 	return offsetsAdapter{wsql.DefaultMySQLOffsetsAdapter{
@@ -108,16 +104,24 @@ func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, gro
 	return err
 }
 
-// Claim locks the group's row.
-func (dialect) Claim(ctx context.Context, tx *sql.Tx, t sqlbroker.Tables, group string) (bool, error) {
-	var acked int64
-	err := tx.QueryRowContext(ctx,
-		`SELECT offset_acked FROM `+t.Offsets+` WHERE consumer_group = ? FOR UPDATE SKIP LOCKED`, group).Scan(&acked)
-	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+func (dialect) HasGroup(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
+	return sqlbroker.QueryBool(ctx, q, `SELECT EXISTS (SELECT 1 FROM `+t.Offsets+` WHERE consumer_group = ?)`, group)
+}
+
+func (dialect) Peek(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) (found bool, err error) {
+	err = db.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM "+t.Messages+" WHERE `offset` > "+
+		"(SELECT offset_acked FROM "+t.Offsets+" WHERE consumer_group = ?))", group).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("query: %w", err)
 	}
 
-	return err == nil, err
+	return found, nil
+}
+
+// Claim locks the group's row.
+func (dialect) Claim(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
+	return sqlbroker.QueryBool(ctx, q,
+		`SELECT TRUE FROM `+t.Offsets+` WHERE consumer_group = ? FOR UPDATE SKIP LOCKED`, group)
 }
 
 // OrderPublish makes publishers of a topic commit one after the other.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/internal/sqlbroker"
+	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
 )
 
 // dialect implements sqlbroker.Dialect.
@@ -29,19 +30,40 @@ func (d dialect) table(name string) string {
 }
 
 func (d dialect) Schema(t sqlbroker.Tables) wsql.SchemaAdapter {
-	return schemaAdapter{wsql.DefaultPostgreSQLSchema{
-		GenerateMessagesTableName: func(string) string { return d.table(t.Messages) },
-		SubscribeBatchSize:        1, // a batch would be read, and lost or repeated, in one transaction
-	}}
+	return schemaAdapter{
+		DefaultPostgreSQLSchema: wsql.DefaultPostgreSQLSchema{
+			GenerateMessagesTableName: func(string) string { return d.table(t.Messages) },
+		},
+		dialect: d,
+		tables:  t,
+	}
 }
 
-// schemaAdapter is watermill-sql's own but for the isolation and a column type.
-type schemaAdapter struct{ wsql.DefaultPostgreSQLSchema }
+// schemaAdapter is watermill-sql's own but for the type of metadata and the way
+// of reading.
+//
+// It reads at READ COMMITTED (sqljoin), because the claim comes first: at
+// watermill-sql's REPEATABLE READ what follows would see the state from before
+// it, and a handler that joins would fail for good at the first concurrent
+// change.
+type schemaAdapter struct {
+	wsql.DefaultPostgreSQLSchema
 
-// SubscribeIsolationLevel is READ COMMITTED, because the claim comes first: at
-// REPEATABLE READ the reading after it would see the state from before it, and a
-// handler that joins would fail for good at the first concurrent change.
-func (schemaAdapter) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelReadCommitted }
+	dialect dialect
+	tables  sqlbroker.Tables
+}
+
+// SelectQuery reads one message: a batch would be read, and lost or repeated, in
+// one transaction. It doesn't lock the group's row, as watermill-sql's does:
+// that takes a transaction id, and see the package's comment on what a handler
+// with one does to everybody else. Claim locks instead.
+func (a schemaAdapter) SelectQuery(params wsql.SelectQueryParams) (wsql.Query, error) {
+	return wsql.Query{
+		Query: `SELECT "offset", transaction_id, uuid, payload, metadata FROM ` + a.dialect.table(a.tables.Messages) +
+			` WHERE ` + a.dialect.unread(a.tables) + ` ORDER BY transaction_id, "offset" LIMIT 1`,
+		Args: []any{params.ConsumerGroup},
+	}, nil
+}
 
 // InsertQuery passes metadata as text, which the column is.
 func (a schemaAdapter) InsertQuery(params wsql.InsertQueryParams) (wsql.Query, error) {
@@ -53,7 +75,11 @@ func (a schemaAdapter) InsertQuery(params wsql.InsertQueryParams) (wsql.Query, e
 		}
 	}
 
-	return query, err
+	if err != nil {
+		return query, fmt.Errorf("encode messages: %w", err)
+	}
+
+	return query, nil
 }
 
 func (d dialect) Offsets(t sqlbroker.Tables) wsql.OffsetsAdapter {
@@ -64,17 +90,6 @@ func (d dialect) Offsets(t sqlbroker.Tables) wsql.OffsetsAdapter {
 
 type offsetsAdapter struct {
 	wsql.DefaultPostgreSQLOffsetsAdapter
-}
-
-// NextOffsetQuery doesn't lock the row, as watermill-sql's does: that takes a
-// transaction id, and see the package's comment on what a handler with one does
-// to everybody else. Claim locks instead.
-func (a offsetsAdapter) NextOffsetQuery(params wsql.NextOffsetQueryParams) (wsql.Query, error) {
-	return wsql.Query{
-		Query: `SELECT offset_acked, last_processed_transaction_id
-			FROM ` + a.MessagesOffsetsTable(params.Topic) + ` WHERE consumer_group = $1`,
-		Args: []any{params.ConsumerGroup},
-	}, nil
 }
 
 // BeforeSubscribingQueries has nothing left to do: AddGroup has done it.
@@ -136,15 +151,42 @@ func (d dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, g
 	return err
 }
 
+func (d dialect) HasGroup(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
+	return sqlbroker.QueryBool(ctx, q,
+		`SELECT EXISTS (SELECT 1 FROM `+d.table(t.Offsets)+` WHERE consumer_group = $1)`, group)
+}
+
+// unread is the condition under which a message is still to be read by group $1
+// and nothing older can come after it. A comparison of rows, unlike
+// watermill-sql's OR, is one range of the primary key: reading costs the same
+// whatever the backlog.
+func (d dialect) unread(t sqlbroker.Tables) string {
+	offsets := d.table(t.Offsets)
+
+	return `(transaction_id, "offset") > (
+			(SELECT last_processed_transaction_id FROM ` + offsets + ` WHERE consumer_group = $1),
+			(SELECT offset_acked FROM ` + offsets + ` WHERE consumer_group = $1))
+		AND transaction_id < pg_snapshot_xmin(pg_current_snapshot())`
+}
+
+func (d dialect) Peek(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) (found bool, err error) {
+	err = db.QueryRowContext(ctx,
+		`SELECT EXISTS (SELECT 1 FROM `+d.table(t.Messages)+` WHERE `+d.unread(t)+`
+			ORDER BY transaction_id, "offset" LIMIT 1)`, group).Scan(&found)
+	if err != nil {
+		return false, fmt.Errorf("query: %w", err)
+	}
+
+	return found, nil
+}
+
 // Claim takes an advisory lock, which needs no transaction id and ends with the
 // transaction, behind a transaction pooler too. The table's oid is part of its
 // name, because the schema may come from the search_path.
-func (d dialect) Claim(ctx context.Context, tx *sql.Tx, t sqlbroker.Tables, group string) (claimed bool, err error) {
-	err = tx.QueryRowContext(ctx,
+func (d dialect) Claim(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
+	return sqlbroker.QueryBool(ctx, q,
 		"SELECT pg_try_advisory_xact_lock(hashtextextended('headrace read ' || $1, to_regclass($2)::oid::bigint))",
-		group, d.table(t.Offsets)).Scan(&claimed)
-
-	return claimed, err
+		group, d.table(t.Offsets))
 }
 
 // OrderPublish has nothing to do: readers go by transaction and wait for older

@@ -26,6 +26,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
 )
 
 // Dialect is what differs between the databases. All its functions may be called
@@ -39,9 +40,13 @@ type Dialect interface {
 	Create(ctx context.Context, db *sql.DB, t Tables) error
 	// AddGroup makes a group known, at the oldest message.
 	AddGroup(ctx context.Context, db *sql.DB, t Tables, group string) error
+	// HasGroup reports whether a group is known.
+	HasGroup(ctx context.Context, q sqljoin.Statements, t Tables, group string) (bool, error)
+	// Peek reports whether there is a message for a group.
+	Peek(ctx context.Context, db *sql.DB, t Tables, group string) (bool, error)
 	// Claim takes the right to read for a group until the transaction ends,
 	// without waiting.
-	Claim(ctx context.Context, tx *sql.Tx, t Tables, group string) (bool, error)
+	Claim(ctx context.Context, q sqljoin.Statements, t Tables, group string) (bool, error)
 	// OrderPublish makes the order of insertion the order of commit, where the
 	// database doesn't, within the transaction of a publish.
 	OrderPublish(ctx context.Context, tx *sql.Tx, t Tables) error
@@ -94,7 +99,8 @@ type Broker struct {
 	// not wait for another one.
 	Publishing, Reading *sql.DB
 	Logger              watermill.LoggerAdapter
-	Joiner              brokers.Joiner
+	// Joiner begins the transactions of subscriptions when Join is set.
+	Joiner brokers.Joiner
 
 	mu    sync.Mutex
 	known map[string]bool // topics whose tables exist
@@ -103,7 +109,7 @@ type Broker struct {
 // Backend returns the parts that brokers.Open needs.
 func (b *Broker) Backend(name string) (*brokers.Backend, error) {
 	if b.Join && b.Joiner == nil {
-		return nil, fmt.Errorf("%w: join=true needs Config.Join, which says what the handlers' unit of work is",
+		return nil, fmt.Errorf("%w: join=true needs Config.Join, for example brokers.JoinUnits(st.Begin) of the handlers' store",
 			brokers.ErrBadOption)
 	}
 

@@ -32,14 +32,14 @@ func (p *polling) HandleError(_ watermill.LoggerAdapter, nothing bool, err error
 	case errors.Is(err, sqljoin.ErrBusy):
 		// Whoever is at work gives the turn away after each message.
 		return p.Poll
-	case err != nil:
+	case err != nil && !errors.Is(err, sqljoin.ErrNothing):
 		p.failed = min(max(2*p.failed, retryMin), retryMax)
 		fields := p.fields()
 		fields["wait"] = p.failed.String()
 		p.Logger.Error("could not read messages; trying again", err, fields)
 
 		return p.failed
-	case nothing:
+	case nothing || err != nil:
 		p.failed = 0
 		p.idle = min(max(2*p.idle, p.Poll), p.PollMax)
 

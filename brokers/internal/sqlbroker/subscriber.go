@@ -2,6 +2,7 @@ package sqlbroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -54,8 +55,43 @@ func (s *subscriber) initialize(ctx context.Context, topic string) error {
 	if err := s.AddGroup(ctx, s.Publishing, tables, s.group); err != nil {
 		return fmt.Errorf("add group %q to topic %q: %w", s.group, topic, err)
 	}
+	if s.Join {
+		return s.checkJoined(ctx, tables)
+	}
 
 	return nil
+}
+
+// checkJoined asks through the handlers' transaction for what was written
+// through the broker's own connection.
+func (s *subscriber) checkJoined(ctx context.Context, tables Tables) error {
+	tx, err := s.Joiner(ctx)
+	if err != nil {
+		return fmt.Errorf("begin the handlers' unit of work: %w", err)
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx), errJoinChecked)
+
+	known, err := s.HasGroup(ctx, tx, tables, s.group)
+	if err == nil && known {
+		return nil
+	}
+
+	return fmt.Errorf("%w: join=true, but the store's connection doesn't see table %s with group %q; "+
+		"store and broker must be in one database, with one search_path (%w)",
+		brokers.ErrBadOption, tables.Offsets, s.group, orNotThere(err))
+}
+
+var (
+	errJoinChecked = errors.New("only looked whether store and broker are in one database")
+	errNotThere    = errors.New("the group is not there")
+)
+
+func orNotThere(err error) error {
+	if err == nil {
+		return errNotThere
+	}
+
+	return err
 }
 
 // Subscribe hears a topic, one message at a time, until the context ends or the

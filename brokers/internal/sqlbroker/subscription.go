@@ -2,7 +2,6 @@ package sqlbroker
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
 )
 
@@ -58,10 +56,7 @@ func (s *subscription) session(stop, drained context.Context) time.Duration {
 	defer cancel()
 
 	var noDeadline time.Duration // this package has its own
-	inner, err := wsql.NewSubscriber(&sqljoin.Beginner{
-		DB:    s.Reading,
-		Claim: func(ctx context.Context, tx *sql.Tx) (bool, error) { return s.Claim(ctx, tx, s.tables, s.group) },
-	}, wsql.SubscriberConfig{
+	inner, err := wsql.NewSubscriber(s.beginner(), wsql.SubscriberConfig{
 		ConsumerGroup:  s.group,
 		AckDeadline:    &noDeadline,
 		PollInterval:   s.Poll,
@@ -115,22 +110,7 @@ func (s *subscription) deliver(stop, drained context.Context, msg *message.Messa
 	handed := msg.Copy()
 	ctx, cancel := context.WithCancel(s.context)
 	defer cancel()
-	var joined brokers.Joined
-	if s.Join {
-		// The message's values, the subscription's cancellation.
-		inner, end := context.WithCancel(msg.Context())
-		defer end()
-		defer context.AfterFunc(ctx, end)()
-		var err error
-		if inner, joined, err = s.Joiner(inner, tx.SQL()); err != nil {
-			s.Logger.Error("could not join the transaction; the message will come again", err, s.fields())
-
-			return false
-		}
-		tx.OnEnd(joined.Ended)
-		ctx = inner
-	}
-	handed.SetContext(ctx)
+	handed.SetContext(tx.Context(ctx))
 
 	select {
 	case s.out <- handed:
@@ -141,7 +121,7 @@ func (s *subscription) deliver(stop, drained context.Context, msg *message.Messa
 		return false
 	}
 
-	return s.commit(drained, msg, tx, joined)
+	return s.commit(drained, msg, tx)
 }
 
 // verdict waits for ack or nack.
@@ -170,18 +150,7 @@ func (s *subscription) verdict(drained context.Context, handed *message.Message)
 }
 
 // commit lets watermill-sql record the ack, and waits until it has.
-func (s *subscription) commit(
-	drained context.Context, msg *message.Message, tx *sqljoin.Tx, joined brokers.Joined,
-) bool {
-	if joined != nil {
-		if err := joined.BeforeCommit(context.WithoutCancel(msg.Context())); err != nil {
-			s.Logger.Error("handler's transaction can't be committed; the message will come again", err,
-				s.fields().Add(watermill.LogFields{"message_uuid": msg.UUID}))
-
-			return false
-		}
-	}
-
+func (s *subscription) commit(drained context.Context, msg *message.Message, tx *sqljoin.Tx) bool {
 	tx.Ack()
 	msg.Ack()
 	select {
@@ -190,6 +159,22 @@ func (s *subscription) commit(
 	}
 
 	return tx.Committed()
+}
+
+// beginner begins the transaction of each message.
+func (s *subscription) beginner() *sqljoin.Beginner {
+	b := &sqljoin.Beginner{
+		Begin: sqljoin.Own(s.Reading),
+		Claim: func(ctx context.Context, q sqljoin.Statements) (bool, error) {
+			return s.Claim(ctx, q, s.tables, s.group)
+		},
+	}
+	if s.Join {
+		b.Begin = s.Joiner
+		b.Peek = func(ctx context.Context) (bool, error) { return s.Peek(ctx, s.Reading, s.tables, s.group) }
+	}
+
+	return b
 }
 
 // backoff is the wait before a message's next attempt. Attempts are counted per
