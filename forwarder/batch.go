@@ -28,11 +28,18 @@ type sender struct {
 
 // outcome is what became of a batch's rows.
 type outcome struct {
-	mu        sync.Mutex
 	published []store.OutboxRow
 	failed    []failure
 	// skipped rows were not tried, because something before them failed.
 	skipped []store.OutboxRow
+	// stopped rows were not tried, because the sender was told to stop.
+	stopped []store.OutboxRow
+}
+
+// collected is the outcome of lines that are sent side by side.
+type collected struct {
+	mu sync.Mutex
+	outcome
 }
 
 type failure struct {
@@ -40,23 +47,23 @@ type failure struct {
 	err error
 }
 
-// send publishes rows, which must be of one partition and in order. owned is
-// asked before each publish: a forwarder that lost its lease, or slept past it,
-// must not send on.
-func (s *sender) send(ctx context.Context, rows []store.OutboxRow, owned func() bool) *outcome {
+// send publishes rows, which must be of one partition and in order. goOn is asked
+// before each publish: a forwarder that is told to stop, lost its lease or slept
+// past it must not send on.
+func (s *sender) send(ctx context.Context, rows []store.OutboxRow, goOn func() bool) outcome {
 	order, lines := splitLines(rows)
-	out := &outcome{published: make([]store.OutboxRow, 0, len(rows))}
+	out := &collected{outcome: outcome{published: make([]store.OutboxRow, 0, len(rows))}}
 	broken := newBreaks()
 	var wg sync.WaitGroup
 	for _, l := range order {
 		s.inFlight <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-s.inFlight }()
-			s.sendLine(ctx, lines[l], broken.of(l.route), owned, out)
+			s.sendLine(ctx, lines[l], broken.of(l.route), goOn, out)
 		})
 	}
 	wg.Wait()
-	return out
+	return out.outcome
 }
 
 func splitLines(rows []store.OutboxRow) (order []line, lines map[line][]store.OutboxRow) {
@@ -72,31 +79,34 @@ func splitLines(rows []store.OutboxRow) (order []line, lines map[line][]store.Ou
 }
 
 func (s *sender) sendLine(
-	ctx context.Context, rows []store.OutboxRow, broken *atomic.Int32, owned func() bool, out *outcome,
+	ctx context.Context, rows []store.OutboxRow, broken *atomic.Int32, goOn func() bool, out *collected,
 ) {
 	for i, row := range rows {
-		if broken.Load() >= routeHoldAfter || !owned() {
-			out.add(rows[:i], nil, rows[i:])
+		if !goOn() {
+			out.add(outcome{published: rows[:i], stopped: rows[i:]})
+			return
+		}
+		if broken.Load() >= routeHoldAfter {
+			out.add(outcome{published: rows[:i], skipped: rows[i:]})
 			return
 		}
 		if err := s.sendRow(ctx, row); err != nil {
 			broken.Add(1)
-			out.add(rows[:i], &failure{row, err}, rows[i+1:])
+			out.add(outcome{published: rows[:i], failed: []failure{{row, err}}, skipped: rows[i+1:]})
 			return
 		}
 		broken.Store(0)
 	}
-	out.add(rows, nil, nil)
+	out.add(outcome{published: rows})
 }
 
-func (o *outcome) add(published []store.OutboxRow, failed *failure, skipped []store.OutboxRow) {
+func (o *collected) add(part outcome) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.published = append(o.published, published...)
-	if failed != nil {
-		o.failed = append(o.failed, *failed)
-	}
-	o.skipped = append(o.skipped, skipped...)
+	o.published = append(o.published, part.published...)
+	o.failed = append(o.failed, part.failed...)
+	o.skipped = append(o.skipped, part.skipped...)
+	o.stopped = append(o.stopped, part.stopped...)
 }
 
 func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
@@ -107,7 +117,9 @@ func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
 	if row.Metadata == nil {
 		return errors.New(row.LastError)
 	}
-	msg := message.NewMessageWithContext(ctx, row.MessageID, row.Payload)
+	// A publish that was begun is finished: cut off, it may or may not have taken
+	// effect.
+	msg := message.NewMessageWithContext(context.WithoutCancel(ctx), row.MessageID, row.Payload)
 	for name, value := range row.Metadata {
 		msg.Metadata[name] = value
 	}

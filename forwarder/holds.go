@@ -28,12 +28,17 @@ func lineOf(row store.OutboxRow) line {
 	return line{route: routeOf(row), key: row.Key}
 }
 
-// hold is why rows wait: a publish failed and its pause isn't over.
+// hold is why rows wait: a publish failed and its pause isn't over, or it is over
+// but the rows haven't been read again from the one that failed. That it is over
+// is not enough: reading has gone on past the failed row meanwhile, and what comes
+// next would overtake it.
 type hold struct {
 	until    time.Time
 	failures int
-	// from is the id of the row that failed.
+	// from is the lowest id that waits.
 	from int64
+	// open is set by the scan that reads from there.
+	open bool
 }
 
 // holds remembers what failed in one partition. Only the partition's own
@@ -55,26 +60,59 @@ func newHolds(base, limit time.Duration) *holds {
 }
 
 // held reports whether a row has to wait.
-func (h *holds) held(row store.OutboxRow, now time.Time) bool {
-	if r, ok := h.routes[routeOf(row)]; ok && r.failures >= routeHoldAfter && now.Before(r.until) {
+func (h *holds) held(row store.OutboxRow) bool {
+	if r, ok := h.routes[routeOf(row)]; ok && r.failures >= routeHoldAfter && !r.open {
 		return true
 	}
 	l, ok := h.lines[lineOf(row)]
-	return ok && now.Before(l.until)
+	return ok && !l.open
+}
+
+// scan opens the holds whose pause is over and whose rows will all be read by a
+// scan that begins after an id.
+func (h *holds) scan(after int64, now time.Time) {
+	for key, l := range h.lines {
+		if l.from > after && !now.Before(l.until) {
+			l.open = true
+			h.lines[key] = l
+		}
+	}
+	for key, r := range h.routes {
+		if r.from > after && !now.Before(r.until) {
+			r.open = true
+			h.routes[key] = r
+		}
+	}
+}
+
+// scanned drops the holds that were opened by a scan which has read everything
+// and that nothing renewed: their rows are gone, discarded by an operator perhaps.
+func (h *holds) scanned() {
+	for key, l := range h.lines {
+		if l.open {
+			delete(h.lines, key)
+		}
+	}
+	for key, r := range h.routes {
+		if r.open {
+			delete(h.routes, key)
+		}
+	}
 }
 
 func (h *holds) failed(row store.OutboxRow, now time.Time) {
 	l := h.lines[lineOf(row)]
 	l.failures++
-	l.from = row.ID
+	l.from, l.open = row.ID, false
 	l.until = now.Add(h.pause(l.failures))
 	h.lines[lineOf(row)] = l
 
 	r := h.routes[routeOf(row)]
 	r.failures++
-	if r.from == 0 || row.ID < r.from {
+	if r.from == 0 || r.open || row.ID < r.from {
 		r.from = row.ID
 	}
+	r.open = false
 	r.until = now.Add(h.pause(r.failures - routeHoldAfter + 1))
 	h.routes[routeOf(row)] = r
 }
@@ -107,6 +145,9 @@ func (h *holds) pause(failures int) time.Duration {
 // of failures, until a publish succeeds.
 func (h *holds) due(now time.Time) (from int64, next time.Time) {
 	look := func(x hold) {
+		if x.open {
+			return
+		}
 		if !now.Before(x.until) {
 			if from == 0 || x.from < from {
 				from = x.from
@@ -126,19 +167,4 @@ func (h *holds) due(now time.Time) (from int64, next time.Time) {
 		}
 	}
 	return from, next
-}
-
-// forget drops the holds that were over before a scan began which has read all
-// rows since: their rows are gone, discarded by an operator perhaps.
-func (h *holds) forget(scanBegan time.Time) {
-	for key, l := range h.lines {
-		if l.until.Before(scanBegan) {
-			delete(h.lines, key)
-		}
-	}
-	for key, r := range h.routes {
-		if r.until.Before(scanBegan) {
-			delete(h.routes, key)
-		}
-	}
 }

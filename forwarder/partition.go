@@ -91,15 +91,15 @@ func (p *partition) run(ctx context.Context) {
 // drain relays until no row is left that is not held.
 func (p *partition) drain(ctx context.Context) error {
 	began := p.f.cfg.Clock.Now()
-	after, whole := p.start(began)
+	after, whole := p.startFrom(p.cursor, began)
 	for ctx.Err() == nil && p.owned() {
 		rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
 		if err != nil {
 			return err
 		}
 		if len(rows) == 0 {
+			p.holds.scanned()
 			if whole {
-				p.holds.forget(began)
 				p.rescanCost = p.f.cfg.Clock.Since(began)
 			}
 			return nil
@@ -107,7 +107,12 @@ func (p *partition) drain(ctx context.Context) error {
 		step.Reach(ctx, step.RelayRead)
 		after = rows[len(rows)-1].ID
 		p.cursor = max(p.cursor, after)
-		p.relay(ctx, rows)
+		if unsent := p.relay(ctx, rows); unsent > 0 {
+			// Told to stop in mid-batch. Should the lease be renewed after all, what
+			// comes next must not overtake it.
+			p.cursor = unsent - 1
+			return nil
+		}
 		if now := p.f.cfg.Clock.Now(); now.Sub(began) > p.f.cfg.RescanInterval {
 			// A long drain must not put off late commits and due retries.
 			began = now
@@ -117,22 +122,20 @@ func (p *partition) drain(ctx context.Context) error {
 	return nil
 }
 
-// start returns the id to read after: the beginning when a rescan is due, the
-// first failed row when its pause is over, otherwise where the last drain ended.
-func (p *partition) start(now time.Time) (after int64, whole bool) {
-	return p.startFrom(p.cursor, now)
-}
-
+// startFrom returns the id to read after: the beginning when a rescan is due, the
+// first failed row when its pause is over, otherwise where reading has got to.
 func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole bool) {
 	// A rescan may take a twentieth of the time, however long it takes.
 	interval := max(p.f.cfg.RescanInterval, 20*p.rescanCost)
 	if p.rescanned.IsZero() || now.Sub(p.rescanned) >= interval || p.unsettled.Load() {
 		p.settle()
 		p.rescanned = now
+		p.holds.scan(0, now)
 		return 0, true
 	}
 	if from, _ := p.holds.due(now); from > 0 && from <= cursor {
 		p.settle()
+		p.holds.scan(from-1, now)
 		return from - 1, false
 	}
 	return cursor, false
@@ -146,16 +149,17 @@ func (p *partition) settle() {
 }
 
 // relay publishes the rows that need not wait and confirms them while the next
-// batch is read.
-func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) {
+// batch is read. It returns the lowest id that was not sent because the partition
+// was told to stop, or 0.
+func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent int64) {
 	began := p.f.cfg.Clock.Now()
 	ready := make([]store.OutboxRow, 0, len(rows))
 	for _, row := range rows {
-		if !p.holds.held(row, began) {
+		if !p.holds.held(row) {
 			ready = append(ready, row)
 		}
 	}
-	out := p.f.sender.send(ctx, ready, p.owned)
+	out := p.f.sender.send(ctx, ready, func() bool { return ctx.Err() == nil && p.owned() })
 	p.remember(ctx, out)
 	p.confirm(ctx, out.published)
 	stats := PublishStats{
@@ -166,11 +170,17 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) {
 	for _, hook := range p.f.hooks {
 		hook.OnPublish(stats)
 	}
+	for _, row := range out.stopped {
+		if unsent == 0 || row.ID < unsent {
+			unsent = row.ID
+		}
+	}
+	return unsent
 }
 
 // remember updates the holds: successes first, because a route with any success
 // is not down.
-func (p *partition) remember(ctx context.Context, out *outcome) {
+func (p *partition) remember(ctx context.Context, out outcome) {
 	for _, row := range out.published {
 		p.holds.succeeded(row)
 	}

@@ -86,7 +86,7 @@ func MariaDB(t testing.TB) string {
 func SQLite(t testing.TB) string {
 	t.Helper()
 
-	return "sqlite:" + filepath.Join(t.TempDir(), "test.db")
+	return "sqlite:" + filepath.Join(t.TempDir(), "test.db") + "?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)"
 }
 
 // Open opens a database by the URL that Postgres, MariaDB or SQLite returned and

@@ -130,7 +130,7 @@ func TestParametersInTheURLReachTheDriver(t *testing.T) {
 	parameters := map[string]struct{ add, query, want string }{
 		"postgres": {"&application_name=probe", "SHOW application_name", "probe"},
 		"mariadb":  {"?max_statement_time=7", "SELECT ROUND(@@max_statement_time)", "7"},
-		"sqlite":   {"?_pragma=user_version(7)", "PRAGMA user_version", "7"},
+		"sqlite":   {"&_pragma=user_version(7)", "PRAGMA user_version", "7"},
 	}
 
 	for _, kind := range testenv.Databases(t) {
