@@ -77,6 +77,17 @@ func cases(t *testing.T) []brokerCase {
 			limit:       "max_body",
 			service:     true,
 		},
+		{
+			name:        "kafka",
+			url:         func(t *testing.T) string { return testenv.Kafka(t) },
+			quick:       map[string]string{"nack_delay": "20ms"},
+			shared:      true,
+			unreachable: "kafka://user:hunter2@127.0.0.1:1",
+			limit:       "max_body",
+			service:     true,
+		},
+		sqsCase("sqs", "false"),
+		sqsCase("sqs-fifo", "true"),
 	}
 
 	chosen := all[:0]
@@ -87,6 +98,18 @@ func cases(t *testing.T) []brokerCase {
 	}
 
 	return chosen
+}
+
+func sqsCase(name, fifo string) brokerCase {
+	return brokerCase{
+		name:        name,
+		url:         func(t *testing.T) string { return testenv.SQS(t) },
+		quick:       map[string]string{"nack_delay": "20ms", "fifo": fifo},
+		shared:      true,
+		unreachable: "sqs://127.0.0.1:1?region=us-east-1&access_key=user&secret_key=hunter2",
+		limit:       "max_body",
+		service:     true,
+	}
 }
 
 // patience bounds every wait of a test for something that should come soon.

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -59,6 +60,7 @@ func (s *subscription) deliver(in *message.Message) {
 
 	for delay := s.settings.nackDelay; ; delay = min(2*delay, s.settings.nackDelayMax) {
 		out := in.Copy()
+		out.Payload = bytes.Clone(in.Payload) // the next try must not see what a handler did to it
 		out.SetContext(ctx)
 		if s.stop.Err() != nil {
 			return

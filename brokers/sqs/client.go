@@ -17,8 +17,18 @@ import (
 	"github.com/headrace-go/headrace/brokers"
 )
 
-// requestTimeout bounds every request but the long poll.
-const requestTimeout = 15 * time.Second
+const (
+	// requestTimeout bounds one try of every request but the long poll; the SDK
+	// makes three. AWS answers within a second; ElasticMQ (1.6) now and then
+	// leaves a request unanswered for ever, which another try gets over.
+	requestTimeout = 5 * time.Second
+	// settleTimeout is the same for telling SQS what became of a message, whose
+	// visibility runs out meanwhile.
+	settleTimeout = 3 * time.Second
+	// queueTimeout bounds finding or creating a queue on behalf of a call that
+	// has no context.
+	queueTimeout = 30 * time.Second
+)
 
 // client holds the SDK's configuration and the connections of one broker.
 type client struct {
@@ -26,6 +36,7 @@ type client struct {
 
 	config    aws.Config
 	transport *http.Transport
+	settling  func(*sqs.Options) // option of requests that settle a message
 }
 
 func newClient(ctx context.Context, s *settings) (*client, error) {
@@ -35,7 +46,7 @@ func newClient(ctx context.Context, s *settings) (*client, error) {
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: maxWait + requestTimeout,
+		ResponseHeaderTimeout: maxWait + 10*time.Second,
 		MaxIdleConns:          512,
 		MaxIdleConnsPerHost:   512,
 		IdleConnTimeout:       90 * time.Second,
@@ -64,14 +75,17 @@ func newClient(ctx context.Context, s *settings) (*client, error) {
 		c.config.BaseEndpoint = aws.String(s.endpoint)
 	}
 	c.config.HTTPClient = &http.Client{Transport: transport}
-	c.Client = sqs.NewFromConfig(c.config, quick(transport))
+	c.Client = sqs.NewFromConfig(c.config, within(transport, requestTimeout))
+	c.settling = within(transport, settleTimeout)
 
 	return c, nil
 }
 
-// quick gives up on a request that doesn't answer; not for long polls.
-func quick(transport http.RoundTripper) func(*sqs.Options) {
-	return func(o *sqs.Options) { o.HTTPClient = &http.Client{Transport: transport, Timeout: requestTimeout} }
+// within gives up on a request that isn't answered in time; not for long polls.
+func within(transport http.RoundTripper, limit time.Duration) func(*sqs.Options) {
+	client := &http.Client{Transport: transport, Timeout: limit}
+
+	return func(o *sqs.Options) { o.HTTPClient = client }
 }
 
 // probe returns nil when something answers like SQS, even with a refusal of the

@@ -29,20 +29,15 @@ type subscription struct {
 	delayed sync.WaitGroup // nacked messages that wait to be made visible
 }
 
-// run works until the subscription stops, then calls end. That cancels the polls
-// before it closes upstream: told to close, upstream's receivers may poll once
-// more before they notice.
+// run works until the subscription stops, then calls end, which closes upstream
+// once no new poll can begin.
 func (s *subscription) run(receivers []<-chan *message.Message, end func()) {
 	var running sync.WaitGroup
 	for _, in := range receivers {
 		running.Go(func() {
 			for msg := range in {
 				s.deliver(msg)
-				// Upstream's sign to receive the next. Not once we stop: what SQS
-				// handed to a poll that Close cuts off stays invisible.
-				if s.stop.Err() == nil {
-					msg.Nack()
-				}
+				msg.Nack() // upstream's sign to receive the next
 			}
 		})
 	}
@@ -54,8 +49,7 @@ func (s *subscription) run(receivers []<-chan *message.Message, end func()) {
 }
 
 // deliver hands out one message and settles it: deleted after an ack, visible
-// again after the delay for a nack, left to its visibility timeout when nobody
-// answered in time.
+// again after the delay for a nack, or soon when the drain time ended first.
 func (s *subscription) deliver(in *message.Message) {
 	receipt := in.Metadata[receiptEntry]
 	delete(in.Metadata, receiptEntry)
@@ -75,6 +69,9 @@ func (s *subscription) deliver(in *message.Message) {
 	case nacked:
 		s.retry(in, receipt)
 	case abandoned:
+		// Its context is cancelled; a moment for the handler to notice.
+		cancel()
+		s.show(out, receipt, time.Second)
 	}
 }
 
@@ -135,11 +132,11 @@ func (s *subscription) await(out *message.Message) outcome {
 // remove deletes an acked message. It outlives the subscription's context: a
 // handler that has committed should not see the message again.
 func (s *subscription) remove(msg *message.Message, receipt string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 4*settleTimeout)
 	defer cancel()
 	if _, err := s.client.DeleteMessage(ctx, &sqs.DeleteMessageInput{
 		QueueUrl: aws.String(s.queue.url), ReceiptHandle: aws.String(receipt),
-	}); err != nil {
+	}, s.client.settling); err != nil {
 		s.logger.Error("Can't delete an acked message; it will be delivered again", err,
 			watermill.LogFields{"message_uuid": msg.UUID})
 	}
@@ -171,12 +168,12 @@ func (s *subscription) retry(msg *message.Message, receipt string) {
 
 // show makes a message visible after a time, rounded up to seconds.
 func (s *subscription) show(msg *message.Message, receipt string, after time.Duration) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), requestTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), 4*settleTimeout)
 	defer cancel()
 	if _, err := s.client.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
 		QueueUrl: aws.String(s.queue.url), ReceiptHandle: aws.String(receipt),
 		VisibilityTimeout: int32((after + time.Second - 1) / time.Second),
-	}); err != nil {
+	}, s.client.settling); err != nil {
 		// Mostly because it had become visible already.
 		s.logger.Info("Can't change a message's visibility; it comes again after its visibility timeout",
 			watermill.LogFields{"message_uuid": msg.UUID, "err": err.Error()})

@@ -27,7 +27,7 @@ type publisher struct {
 func newPublisher(s *settings, c *client, q *queues, logger quietLogger) (*publisher, error) {
 	upstream, err := watermillsqs.NewPublisher(watermillsqs.PublisherConfig{
 		AWSConfig:                   c.config,
-		OptFns:                      []func(*sqs.Options){quick(c.transport)},
+		OptFns:                      []func(*sqs.Options){within(c.transport, requestTimeout)},
 		DoNotCreateQueueIfNotExists: true, // queues.ensure does
 		QueueUrlResolver:            q,
 		GenerateSendMessageInput:    sendInput,
@@ -49,7 +49,7 @@ func (p *publisher) Publish(topic string, messages ...*message.Message) error {
 	if p.closed {
 		return fmt.Errorf("sqs publisher: %w", brokers.ErrClosed)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*requestTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), queueTimeout)
 	defer cancel()
 	found, err := p.queues.ensure(ctx, topic)
 	if err != nil {

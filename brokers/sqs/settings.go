@@ -36,6 +36,7 @@ type settings struct {
 	drain        time.Duration
 	retention    time.Duration
 	maxMessage   int // bytes, body and attributes
+	maxBody      int // bytes, payload
 }
 
 func readSettings(u *url.URL) (*settings, error) {
@@ -49,18 +50,26 @@ func readSettings(u *url.URL) (*settings, error) {
 		create:       o.Bool("create", true),
 		claim:        o.Bool("claim", true),
 		visibility:   o.Duration("visibility", 30*time.Second),
-		wait:         o.Duration("wait", maxWait),
 		receivers:    o.Int("receivers", 8, 1),
 		nackDelay:    o.Duration("nack_delay", 100*time.Millisecond),
 		nackDelayMax: o.Duration("nack_delay_max", time.Minute),
 		drain:        o.Duration("drain", 10*time.Second),
 		retention:    o.Duration("retention", 4*24*time.Hour),
-		maxMessage:   o.Int("max_body", 256<<10, minMessage),
+		maxMessage:   o.Int("max_message", 256<<10, minMessage),
 	}
+	s.maxBody = o.Int("max_body", s.maxMessage-attributeRoom, 1)
 	s.readEndpoint(o, u)
+	s.wait = maxWait
+	if s.endpoint != "" {
+		s.wait = time.Second
+	}
+	s.wait = o.Duration("wait", s.wait)
 	s.checkTimes(o)
 	if s.maxMessage > maxMessage {
-		o.Fail("max_body", fmt.Sprintf("at most %d", maxMessage))
+		o.Fail("max_message", fmt.Sprintf("at most %d", maxMessage))
+	}
+	if s.maxBody > s.maxMessage {
+		o.Fail("max_body", "at most max_message")
 	}
 	if (s.accessKey == "") != (s.secretKey == "") {
 		o.Fail("access_key", "given together with secret_key")

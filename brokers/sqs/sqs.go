@@ -19,7 +19,10 @@
 //	                 Subscribe (true)
 //	visibility       how long a handler may hold a message before another copy
 //	                 of it is delivered (30s); whole seconds
-//	wait             of a long poll (20s, the most); whole seconds
+//	wait             of a long poll (20s, the most, on AWS, where requests cost;
+//	                 1s elsewhere); whole seconds. Close lets polls of 1s or 2s
+//	                 end and cuts off longer ones; what a server hands to one that
+//	                 was cut off comes again after its visibility timeout
 //	receivers        parallel receivers per subscription, and so the messages in
 //	                 flight (8)
 //	nack_delay       before a nacked message comes again (100ms), doubled with
@@ -29,9 +32,11 @@
 //	                 cancelled (10s)
 //	retention        of queues created here, and the most that a queue may have
 //	                 that is read (96h); whole seconds
-//	max_body         greatest message in bytes, counted as SQS does: body plus
+//	max_message      greatest message in bytes, counted as SQS does: body plus
 //	                 names, types and values of attributes (262144; AWS takes up
 //	                 to 1048576 where the queue's MaximumMessageSize says so)
+//	max_body         greatest payload in bytes (what max_message leaves); one
+//	                 that isn't text is sent as base64, a third longer
 //	claim            record the reading group in a tag of the queue (true)
 //
 // # Topics
@@ -120,7 +125,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 			Lanes:            s.receivers > 1,
 			Durable:          true,
 			NilPayload:       true,
-			MaxBody:          s.maxMessage - attributeRoom,
+			MaxBody:          s.maxBody,
 			AckDeadline:      s.visibility,
 			RedeliveryWindow: s.retention,
 			Backlog:          q.backlog,
@@ -136,7 +141,7 @@ func (s *settings) check(_ string, msg *message.Message) error {
 func checkSize(msg *message.Message, limit int) error {
 	if size := encode(msg).size(); size > limit {
 		return fmt.Errorf("%w: as SQS counts it has %d bytes (bytes that are not text are sent as base64) "+
-			"and the limit is %d; send a reference to the data instead, or raise max_body", brokers.ErrTooLarge, size, limit)
+			"and the limit is %d; send a reference to the data instead, or raise max_message", brokers.ErrTooLarge, size, limit)
 	}
 
 	return nil

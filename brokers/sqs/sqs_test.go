@@ -332,7 +332,7 @@ func TestCloseWaitsForTheHandlerAndKeepsItsAck(t *testing.T) {
 func TestMessageOfASlowHandlerIsDeliveredAgainAfterItsVisibility(t *testing.T) {
 	t.Parallel()
 	topic := testenv.Topic(t, "sqs_slow")
-	b := open(t, "group=g&visibility=1s&wait=1s&receivers=2")
+	b := open(t, "group=g&visibility=1s&receivers=2")
 	require.Equal(t, time.Second, b.Capabilities.AckDeadline)
 	require.NoError(t, b.Publisher.Publish(topic, keyed("k", "1")))
 	messages, err := b.Subscriber.Subscribe(t.Context(), topic)
@@ -347,7 +347,7 @@ func TestMessageOfASlowHandlerIsDeliveredAgainAfterItsVisibility(t *testing.T) {
 func TestMessagesNobodyTakesYetAreNotDeliveredElsewhere(t *testing.T) {
 	t.Parallel()
 	topic := testenv.Topic(t, "sqs_wait")
-	b := open(t, "group=g&visibility=1s&wait=1s&receivers=1")
+	b := open(t, "group=g&visibility=1s&receivers=1")
 	require.NoError(t, b.Publisher.Publish(topic, keyed("k", "1")))
 	messages, err := b.Subscriber.Subscribe(t.Context(), topic)
 	require.NoError(t, err)
@@ -413,7 +413,7 @@ func TestUnreachableEndpointAndBadOptions(t *testing.T) {
 	require.NotContains(t, err.Error(), "AKIASECRETID")
 
 	for option, part := range map[string]string{
-		"visibility=1500ms": "whole seconds", "wait=21s": "20s", "nack_delay=0s": "hot loop", "max_body=2000000": "1048576",
+		"visibility=1500ms": "whole seconds", "wait=21s": "20s", "nack_delay=0s": "hot loop", "max_message=2000000": "1048576", "max_body=300000": "max_message",
 		"vissibility=1s": "visibility", "receivers=0": "at least 1", "secret_key=": "together",
 	} {
 		_, err := brokers.Open(t.Context(), "sqs://127.0.0.1:1?region=x&access_key=a&"+option, config())

@@ -43,7 +43,7 @@ func newSubscriber(s *settings, c *client, q *queues, group string, logger water
 
 // SubscribeInitialize makes sure that the queue exists.
 func (s *subscriber) SubscribeInitialize(topic string) error {
-	ctx, cancel := context.WithTimeout(s.closing, 2*requestTimeout)
+	ctx, cancel := context.WithTimeout(s.closing, queueTimeout)
 	defer cancel()
 	_, err := s.queues.ensure(ctx, topic)
 
@@ -70,8 +70,10 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	if s.closing.Err() != nil {
 		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, brokers.ErrClosed)
 	}
+	polling := &polls{}
 	upstream, err := watermillsqs.NewSubscriber(watermillsqs.SubscriberConfig{
 		AWSConfig:                   s.client.config,
+		OptFns:                      []func(*sqs.Options){polling.watch},
 		DoNotCreateQueueIfNotExists: true,
 		QueueUrlResolver:            s.queues,
 		ReconnectRetrySleep:         time.Second,
@@ -92,16 +94,17 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	var stop context.CancelFunc
 	sub.stop, stop = context.WithCancel(ctx)
 	unhook := context.AfterFunc(s.closing, stop)
-	polling, stopPolling := context.WithCancel(context.WithoutCancel(ctx))
+	upstreamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	end := func() {
 		unhook()
 		stop()
-		stopPolling()
+		polling.stop(s.settings.wait)
+		cancel()
 		_ = upstream.Close() // its error is always nil
 	}
 	receivers := make([]<-chan *message.Message, s.settings.receivers)
 	for i := range receivers {
-		if receivers[i], err = upstream.Subscribe(polling, topic); err != nil {
+		if receivers[i], err = upstream.Subscribe(upstreamCtx, topic); err != nil {
 			end()
 
 			return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
