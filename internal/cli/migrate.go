@@ -1,0 +1,245 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+func (a *app) migrate() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Create, upgrade or take back the tables",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return errors.New("migrate needs one of up, down, status or print; see headrace migrate --help")
+		},
+	}
+	cmd.AddCommand(a.migrateUp(), a.migrateDown(), a.migrateStatus(), a.migratePrint())
+	return cmd
+}
+
+// migrationsJSON is the result of migrate up, down and status.
+type migrationsJSON struct {
+	Database string `json:"database"`
+	Version  int64  `json:"version"`
+	// Known is the newest version that this program knows.
+	Known int64 `json:"known"`
+	// Usable is whether this program may use the schema as it is.
+	Usable     bool                    `json:"usable"`
+	Migrations []store.MigrationStatus `json:"migrations"`
+}
+
+func (a *app) migrateUp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "up",
+		Short: "Apply all migrations that are missing",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), true, func(s *session) error { return s.migrateUp(cmd.Context()) })
+		},
+	}
+}
+
+func (s *session) migrateUp(ctx context.Context) error {
+	before, err := s.schema(ctx)
+	if err != nil {
+		return err
+	}
+	pending := 0
+	for _, m := range before.Migrations {
+		if !m.Applied {
+			pending++
+		}
+	}
+	if pending > 0 {
+		what := "applying " + plural(int64(pending), "migration") + " to " + s.url.Name
+		s.app.sayf("%s", what)
+		migrator, err := store.NewMigrator(s.db, s.cfg)
+		if err != nil {
+			return err
+		}
+		if err := s.app.progress(what, func() error { return migrator.Up(ctx) }); err != nil {
+			return s.explainMigration(err)
+		}
+	}
+	return s.showMigrations(ctx)
+}
+
+// explainMigration adds the way out where the database's own words hold none.
+func (s *session) explainMigration(err error) error {
+	if s.app.schema == "" || !strings.Contains(err.Error(), s.app.schema) {
+		return err
+	}
+	return fmt.Errorf("%w; --schema must exist: CREATE SCHEMA %s", err, s.app.schema)
+}
+
+func (a *app) migrateDown() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Take back the newest migration, with the data in its tables",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), false, func(s *session) error { return s.migrateDown(cmd.Context(), yes) })
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
+
+func (s *session) migrateDown(ctx context.Context, yes bool) error {
+	before, err := s.schema(ctx)
+	if err != nil {
+		return err
+	}
+	if before.Version == 0 {
+		s.app.sayf("nothing to take back: no migration was applied")
+		return s.showMigrations(ctx)
+	}
+	if before.Version > before.Known {
+		return fmt.Errorf("%w: version %d was applied by a newer program and only that one can take it back",
+			store.ErrSchemaTooNew, before.Version)
+	}
+	if !yes {
+		if err := s.confirmDown(ctx, before.Version); err != nil {
+			return err
+		}
+	}
+	migrator, err := store.NewMigrator(s.db, s.cfg)
+	if err != nil {
+		return err
+	}
+	if err := s.app.progress("taking back a migration", func() error { return migrator.Down(ctx) }); err != nil {
+		return err
+	}
+	return s.showMigrations(ctx)
+}
+
+// errDeclined ends a command that was not confirmed.
+var errDeclined = errors.New("nothing was changed: answer yes, or pass --yes")
+
+// confirmDown says what would be lost before it asks.
+func (s *session) confirmDown(ctx context.Context, version int64) error {
+	s.app.sayf("Taking back version %d of %s deletes what its tables hold.", version, s.url.Name)
+	if lost := s.wouldLose(ctx); lost != "" {
+		s.app.sayf("%s", lost)
+	}
+	s.app.sayf("Type yes to go on:")
+	lines := bufio.NewScanner(s.app.In)
+	if !lines.Scan() || strings.TrimSpace(lines.Text()) != "yes" {
+		return errDeclined
+	}
+	return nil
+}
+
+func (s *session) wouldLose(ctx context.Context) string {
+	st, err := s.store(ctx)
+	if err != nil {
+		return ""
+	}
+	defer st.Close() //nolint:errcheck // frees memory only
+	// Counting a large table may take minutes, and the answer is needed anyway.
+	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	partitions, err := st.CountOutboxPartitions(bounded)
+	if err != nil {
+		return ""
+	}
+	var unsent int64
+	for _, p := range partitions {
+		unsent += p.Unsent
+	}
+	return fmt.Sprintf("Lost: %s in the outbox, and the memory of what was handled already.", plural(unsent, "unsent message"))
+}
+
+func (a *app) migrateStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "List the migrations; exit status 1 when one is missing",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), false, func(s *session) error {
+				if err := s.showMigrations(cmd.Context()); err != nil {
+					return err
+				}
+				schema, err := s.schema(cmd.Context())
+				if err == nil && !schema.Usable() {
+					err = errFound
+				}
+				return err
+			})
+		},
+	}
+}
+
+func (s *session) schema(ctx context.Context) (store.Schema, error) {
+	inspector, err := store.NewInspector(s.db, s.cfg)
+	if err != nil {
+		return store.Schema{}, err
+	}
+	return inspector.Schema(ctx)
+}
+
+func (s *session) showMigrations(ctx context.Context) error {
+	schema, err := s.schema(ctx)
+	if err != nil {
+		return err
+	}
+	if s.app.json {
+		return s.app.printJSON(migrationsJSON{
+			Database: s.url.Name, Version: schema.Version, Known: schema.Known,
+			Usable: schema.Usable(), Migrations: schema.Migrations,
+		})
+	}
+	rows := [][]string{{"VERSION", "MIGRATION", "APPLIED"}}
+	for _, m := range schema.Migrations {
+		applied := "no"
+		if m.Applied {
+			applied = m.At.UTC().Format("2006-01-02 15:04:05 UTC")
+		}
+		rows = append(rows, []string{number(m.Version), m.Name, applied})
+	}
+	return s.app.write(table(rows...))
+}
+
+func (a *app) migratePrint() *cobra.Command {
+	var dialect string
+	var down bool
+	cmd := &cobra.Command{
+		Use:   "print",
+		Short: "Print the migrations as plain SQL, for other tools",
+		Long: `Print the migrations as plain SQL, for teams whose database is changed by other
+tools. Nothing is connected to: the database's URL only tells the dialect, and
+--dialect does so without one.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if dialect == "" {
+				u, err := a.address()
+				if err != nil {
+					return fmt.Errorf("%w, or --dialect postgres, mysql or sqlite", err)
+				}
+				dialect = u.Dialect
+			}
+			text, err := store.PrintMigrations(
+				store.Config{Dialect: store.Dialect(dialect), Schema: a.schema, Prefix: a.prefix}, down)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(map[string]string{"dialect": dialect, "sql": text})
+			}
+			return a.write(text)
+		},
+	}
+	cmd.Flags().StringVar(&dialect, "dialect", "", "postgres, mysql or sqlite (default the URL's)")
+	cmd.Flags().BoolVar(&down, "down", false, "print the way back")
+	return cmd
+}

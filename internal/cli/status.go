@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+// limits are what status compares with when it checks; below zero means none.
+type limits struct {
+	check      bool
+	maxAge     time.Duration
+	maxUnsent  int64
+	maxFailing int64
+}
+
+const defaultMaxAge = 5 * time.Minute
+
+func (a *app) status() *cobra.Command {
+	var l limits
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what waits in the outbox, what the inbox holds, and who owns what",
+		Long: `Show what waits in the outbox, what the inbox holds by consumer and verdict, and
+who holds which lease. It counts whole tables, so it takes a while on large ones.
+
+With --check, or any of the --max flags, the exit status is 1 when a limit is
+exceeded.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"max-age", "max-unsent", "max-failing"} {
+				l.check = l.check || cmd.Flags().Changed(name)
+			}
+			return a.with(cmd.Context(), false, func(s *session) error { return s.status(cmd.Context(), l) })
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&l.check, "check", false, "exit with 1 when a limit is exceeded")
+	flags.DurationVar(&l.maxAge, "max-age", defaultMaxAge, "how long the oldest unsent message may have waited")
+	flags.Int64Var(&l.maxUnsent, "max-unsent", -1, "how many messages may be unsent; -1 for any number")
+	flags.Int64Var(&l.maxFailing, "max-failing", -1, "how many messages may have failed to be published; -1 for any number")
+	return cmd
+}
+
+// statusJSON is the result of status.
+type statusJSON struct {
+	Database string      `json:"database"`
+	Outbox   outboxJSON  `json:"outbox"`
+	Inbox    []inboxJSON `json:"inbox"`
+	Leases   []leaseJSON `json:"leases"`
+	// Problems are the limits that are exceeded, when asked for.
+	Problems []string `json:"problems"`
+}
+
+type outboxJSON struct {
+	Unsent           int64       `json:"unsent"`
+	Failing          int64       `json:"failing"`
+	OldestAgeSeconds float64     `json:"oldest_age_seconds"`
+	Topics           []topicJSON `json:"topics"`
+
+	oldest time.Duration
+}
+
+type topicJSON struct {
+	Destination      string  `json:"destination"`
+	Topic            string  `json:"topic"`
+	Unsent           int64   `json:"unsent"`
+	Failing          int64   `json:"failing"`
+	OldestAgeSeconds float64 `json:"oldest_age_seconds"`
+	LastError        string  `json:"last_error"`
+
+	oldest time.Duration
+}
+
+type inboxJSON struct {
+	Consumer string `json:"consumer"`
+	Verdict  string `json:"verdict"`
+	// Open: the message is still to be decided.
+	Open  bool  `json:"open"`
+	Count int64 `json:"count"`
+}
+
+type leaseJSON struct {
+	Name  string `json:"name"`
+	Owner string `json:"owner"`
+	Epoch int64  `json:"epoch"`
+	// Live: it has an owner and is not over.
+	Live             bool    `json:"live"`
+	ExpiresInSeconds float64 `json:"expires_in_seconds"`
+
+	expiresIn time.Duration
+}
+
+func (s *session) status(ctx context.Context, l limits) error {
+	st, err := s.store(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close() //nolint:errcheck // frees memory only
+	result, err := s.readStatus(ctx, st)
+	if err != nil {
+		return err
+	}
+	if l.check {
+		result.Problems = result.Outbox.exceeds(l)
+	}
+	if s.app.json {
+		err = s.app.printJSON(result)
+	} else {
+		err = s.app.write(result.String())
+	}
+	if err == nil && len(result.Problems) > 0 {
+		err = errFound
+	}
+	return err
+}
+
+func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, error) {
+	result := statusJSON{Database: s.url.Name, Inbox: []inboxJSON{}, Problems: []string{}}
+	var topics []store.OutboxCount
+	var inbox []store.InboxCount
+	err := s.app.progress("counting the outbox", func() (err error) {
+		topics, err = st.CountOutbox(ctx)
+		return err
+	})
+	if err == nil {
+		err = s.app.progress("counting the inbox", func() (err error) {
+			inbox, err = st.CountInbox(ctx)
+			return err
+		})
+	}
+	if err != nil {
+		return result, err
+	}
+	leases, err := st.Leases(ctx, "")
+	if err != nil {
+		return result, err
+	}
+	result.Outbox = outboxOf(topics)
+	for _, c := range inbox {
+		result.Inbox = append(result.Inbox, inboxJSON{c.Consumer, string(c.Verdict), c.Verdict.Open(), c.Count})
+	}
+	result.Leases = leasesOf(leases)
+	return result, nil
+}
+
+func outboxOf(counts []store.OutboxCount) outboxJSON {
+	outbox := outboxJSON{Topics: []topicJSON{}}
+	for _, c := range counts {
+		outbox.Unsent += c.Unsent
+		outbox.Failing += c.Failing
+		outbox.oldest = max(outbox.oldest, c.OldestAge)
+		outbox.Topics = append(outbox.Topics, topicJSON{
+			Destination: c.Destination, Topic: c.Topic, Unsent: c.Unsent, Failing: c.Failing,
+			OldestAgeSeconds: seconds(c.OldestAge), LastError: c.LastError, oldest: c.OldestAge,
+		})
+	}
+	outbox.OldestAgeSeconds = seconds(outbox.oldest)
+	return outbox
+}
+
+// exceeds says which limits the outbox exceeds.
+func (o outboxJSON) exceeds(l limits) []string {
+	problems := []string{}
+	if l.maxAge >= 0 && o.oldest > l.maxAge {
+		problems = append(problems,
+			fmt.Sprintf("the oldest unsent message has waited %s, the limit is %s", rounded(o.oldest), l.maxAge))
+	}
+	if l.maxUnsent >= 0 && o.Unsent > l.maxUnsent {
+		problems = append(problems, fmt.Sprintf("%s unsent, the limit is %d", plural(o.Unsent, "message"), l.maxUnsent))
+	}
+	if l.maxFailing >= 0 && o.Failing > l.maxFailing {
+		problems = append(problems,
+			fmt.Sprintf("%s failed to be published, the limit is %d", plural(o.Failing, "message"), l.maxFailing))
+	}
+	return problems
+}
+
+func leasesOf(leases []store.Lease) []leaseJSON {
+	list := make([]leaseJSON, 0, len(leases))
+	for _, l := range leases {
+		list = append(list, leaseJSON{
+			Name: l.Name, Owner: l.Owner, Epoch: l.Epoch, Live: live(l),
+			ExpiresInSeconds: seconds(l.ExpiresIn), expiresIn: l.ExpiresIn,
+		})
+	}
+	slices.SortStableFunc(list, func(a, b leaseJSON) int {
+		aKind, aNumber := splitNumber(a.Name)
+		bKind, bNumber := splitNumber(b.Name)
+		return cmp.Or(cmp.Compare(aKind, bKind), cmp.Compare(aNumber, bNumber))
+	})
+	return list
+}
+
+func live(l store.Lease) bool { return l.Owner != "" && l.ExpiresIn > 0 }
+
+// splitNumber lets outbox/10 come after outbox/9.
+func splitNumber(name string) (string, int) {
+	kind, number, _ := strings.Cut(name, "/")
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return name, 0
+	}
+	return kind, n
+}
+
+// String is the result for people.
+func (r statusJSON) String() string {
+	problems := make([]string, len(r.Problems))
+	for i, problem := range r.Problems {
+		problems[i] = "\nPROBLEM  " + problem + "\n"
+	}
+	return strings.Join([]string{r.Database, r.Outbox.String(), r.inboxText(), r.leasesText()}, "\n\n") + "\n" +
+		strings.Join(problems, "")
+}
+
+func (o outboxJSON) String() string {
+	if o.Unsent == 0 {
+		return "OUTBOX  nothing unsent"
+	}
+	rows := [][]string{{"DESTINATION", "TOPIC", "UNSENT", "FAILING", "OLDEST", "LAST ERROR"}}
+	for _, t := range o.Topics {
+		rows = append(rows, []string{
+			t.Destination, t.Topic, number(t.Unsent), number(t.Failing), rounded(t.oldest), t.LastError,
+		})
+	}
+	return fmt.Sprintf("OUTBOX  %d unsent, %d failing, oldest %s\n%s", o.Unsent, o.Failing, rounded(o.oldest),
+		strings.TrimSuffix(table(rows...), "\n"))
+}
+
+func (r statusJSON) inboxText() string {
+	if len(r.Inbox) == 0 {
+		return "INBOX  empty"
+	}
+	rows := [][]string{{"CONSUMER", "VERDICT", "MESSAGES"}}
+	for _, c := range r.Inbox {
+		verdict := c.Verdict
+		if c.Open {
+			verdict += " (open)"
+		}
+		rows = append(rows, []string{c.Consumer, verdict, number(c.Count)})
+	}
+	return "INBOX\n" + strings.TrimSuffix(table(rows...), "\n")
+}
+
+func (r statusJSON) leasesText() string {
+	if len(r.Leases) == 0 {
+		return "LEASES  none"
+	}
+	rows := [][]string{{"NAME", "OWNER", "EPOCH", "EXPIRES"}}
+	for _, l := range r.Leases {
+		owner, expires := l.Owner, "in "+rounded(l.expiresIn)
+		switch {
+		case owner == "":
+			owner, expires = "nobody", "given back"
+		case !l.Live:
+			expires = "expired " + rounded(-l.expiresIn) + " ago"
+		}
+		rows = append(rows, []string{l.Name, owner, number(l.Epoch), expires})
+	}
+	return "LEASES\n" + strings.TrimSuffix(table(rows...), "\n")
+}
