@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"strconv"
 	"sync"
@@ -38,8 +39,9 @@ type outcome struct {
 
 // collected is the outcome of lines that are sent side by side.
 type collected struct {
-	mu sync.Mutex
 	outcome
+
+	mu sync.Mutex
 }
 
 type failure struct {
@@ -120,9 +122,7 @@ func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
 	// A publish that was begun is finished: cut off, it may or may not have taken
 	// effect.
 	msg := message.NewMessageWithContext(context.WithoutCancel(ctx), row.MessageID, row.Payload)
-	for name, value := range row.Metadata {
-		msg.Metadata[name] = value
-	}
+	maps.Copy(msg.Metadata, row.Metadata)
 	// The row is the decision to send: tries after a crash carry the same id, so
 	// that a broker which drops repeats drops just those.
 	msgmeta.SetSendID(msg, row.MessageID+"."+strconv.FormatInt(row.ID, 10))
@@ -133,7 +133,7 @@ func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
 	}()
 	step.Reach(ctx, step.RelayBeforePublish)
 	if err := publisher.Publish(row.Topic, msg); err != nil {
-		return err
+		return fmt.Errorf("publish: %w", err)
 	}
 	step.Reach(ctx, step.RelayAfterPublish)
 	return nil

@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -97,7 +98,7 @@ func (c Config) validate() error {
 		return fmt.Errorf("forwarder: Config.LeaseTTL is %s: renewals need at least 300ms", c.LeaseTTL)
 	}
 	if c.MaxPollInterval < c.PollInterval || c.MaxRetryBackoff < c.RetryBackoff {
-		return fmt.Errorf("forwarder: Config.MaxPollInterval and MaxRetryBackoff must not be below PollInterval and RetryBackoff")
+		return errors.New("forwarder: Config.MaxPollInterval and MaxRetryBackoff must not be below PollInterval and RetryBackoff")
 	}
 	return nil
 }

@@ -22,7 +22,10 @@ import (
 
 func TestMain(m *testing.M) { testenv.VerifyMain(m) }
 
-const deadline = 20 * time.Second
+const (
+	deadline = 20 * time.Second
+	quick    = 5 * time.Millisecond
+)
 
 type bundle struct {
 	st     *store.Store
@@ -54,9 +57,8 @@ func eachDatabase(t *testing.T, f func(t *testing.T, b *bundle)) {
 type broker struct {
 	refuse func(topic string, msg *message.Message) error
 
-	mu   sync.Mutex
-	got  []*message.Message
-	from map[string]int
+	mu  sync.Mutex
+	got []*message.Message
 }
 
 func (b *broker) Publish(topic string, msgs ...*message.Message) error {
@@ -110,7 +112,7 @@ func (b *bundle) run(t *testing.T, to message.Publisher, cfg forwarder.Config) (
 
 func (b *bundle) publish(t *testing.T, topic, key string, ids ...string) {
 	t.Helper()
-	var msgs []*message.Message
+	msgs := make([]*message.Message, 0, len(ids))
 	for _, id := range ids {
 		msg := message.NewMessage(id, []byte(id))
 		msgmeta.SetKey(msg, key)
@@ -125,7 +127,9 @@ func (b *bundle) waiting(t *testing.T) (unsent int64, lastError string) {
 	require.NoError(t, err)
 	for _, c := range counts {
 		unsent += c.Unsent
-		lastError += c.LastError
+		if c.LastError != "" {
+			lastError = c.LastError
+		}
 	}
 	return unsent, lastError
 }
@@ -173,7 +177,7 @@ func TestAFailingKeyWaitsAndOthersFlow(t *testing.T) {
 			}
 			return nil
 		}}
-		b.run(t, &to, forwarder.Config{BatchSize: 5, RetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 20 * time.Millisecond})
+		b.run(t, &to, forwarder.Config{BatchSize: 5, RetryBackoff: quick, MaxRetryBackoff: 4 * quick})
 		b.publish(t, "topic", "bad", sequence("bad", 50)...)
 		b.publish(t, "topic", "good", sequence("good", 50)...)
 		b.eventuallyWaiting(t, 47)
@@ -206,7 +210,7 @@ func TestATopicThatIsDownHoldsNoOther(t *testing.T) {
 			b.publish(t, "down", fmt.Sprintf("d%d", i), fmt.Sprintf("d%d", i))
 			b.publish(t, "up", fmt.Sprintf("u%d", i), fmt.Sprintf("u%d", i))
 		}
-		b.run(t, &to, forwarder.Config{BatchSize: 10, RetryBackoff: 5 * time.Millisecond, MaxRetryBackoff: 50 * time.Millisecond})
+		b.run(t, &to, forwarder.Config{BatchSize: 10, RetryBackoff: quick, MaxRetryBackoff: 10 * quick})
 		b.eventuallyWaiting(t, 100)
 		mu.Lock()
 		down = false
@@ -308,8 +312,8 @@ func TestAForwarderThatLostItsLeaseStopsSending(t *testing.T) {
 		_, err := b.db.ExecContext(t.Context(), "UPDATE headrace_leases SET owner = 'thief', epoch = epoch + 1")
 		require.NoError(t, err)
 		testenv.Eventually(t, deadline, 20*time.Millisecond, func() (bool, string) {
-			_, err := b.db.ExecContext(t.Context(), "UPDATE headrace_leases SET owner = 'thief', epoch = epoch + 1, expires_at = "+
-				map[store.Dialect]string{
+			_, err := b.db.ExecContext(t.Context(),
+				"UPDATE headrace_leases SET owner = 'thief', epoch = epoch + 1, expires_at = "+map[store.Dialect]string{
 					store.Postgres: "now() + interval '1 hour'", store.MySQL: "UTC_TIMESTAMP() + INTERVAL 1 HOUR",
 				}[b.st.Dialect()]+" WHERE name LIKE 'outbox/%'")
 			require.NoError(t, err)
@@ -396,7 +400,8 @@ func TestAHangingPublisherDoesNotHangCloseForEver(t *testing.T) {
 		release := make(chan struct{})
 		entered := make(chan struct{}, 1)
 		to := broker{refuse: func(string, *message.Message) error { entered <- struct{}{}; <-release; return nil }}
-		f, err := forwarder.New(b.st, map[string]message.Publisher{"default": &to}, forwarder.Config{CloseTimeout: 100 * time.Millisecond})
+		f, err := forwarder.New(b.st, map[string]message.Publisher{"default": &to},
+			forwarder.Config{CloseTimeout: 100 * time.Millisecond})
 		require.NoError(t, err)
 		done := make(chan error, 1)
 		go func() { done <- f.Run(t.Context()) }()

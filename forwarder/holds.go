@@ -14,6 +14,7 @@ type route struct{ destination, topic string }
 // own.
 type line struct {
 	route
+
 	key string
 	// id is 0 for lines with a key.
 	id int64
@@ -137,7 +138,7 @@ func (h *holds) pause(failures int) time.Duration {
 	for range min(max(failures-1, 0), 20) {
 		d = min(2*d, h.limit)
 	}
-	return d + time.Duration((rand.Float64()-0.5)*0.5*float64(d)) //nolint:gosec // jitter
+	return d + time.Duration((rand.Float64()-0.5)*0.5*float64(d))
 }
 
 // due returns the id from which rows have to be read again because a pause is

@@ -2,7 +2,7 @@ package forwarder
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,11 +258,7 @@ func (o *ownership) isLeaving(n int) bool {
 func (o *ownership) snapshot() map[int]*partition {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	owned := make(map[int]*partition, len(o.partitions))
-	for n, p := range o.partitions {
-		owned[n] = p
-	}
-	return owned
+	return maps.Clone(o.partitions)
 }
 
 // releaseAll lets other forwarders take over at once.
@@ -294,5 +290,5 @@ func partitionOf(lease string) (int, bool) {
 		return 0, false
 	}
 	n, err := strconv.Atoi(number)
-	return n, err == nil && n >= 0 && n < store.OutboxPartitions && fmt.Sprint(n) == number
+	return n, err == nil && n >= 0 && n < store.OutboxPartitions && strconv.Itoa(n) == number
 }

@@ -117,9 +117,9 @@ func (c DedupeConfig) validate() error {
 		return errors.New("middleware: DedupeConfig's durations must not be negative")
 	}
 	if c.Window < c.RedeliveryWindow && !c.AllowShortWindow {
-		return fmt.Errorf("middleware: DedupeConfig.Window is %s, but the broker can deliver a copy %s later: "+
-			"a copy after the purge would be handled again; use a longer Window, or AllowShortWindow where handlers are idempotent",
-			c.Window, c.RedeliveryWindow)
+		return fmt.Errorf("middleware: DedupeConfig.Window is %s, but the broker can deliver a copy %s later, "+
+			"which would be handled again after the purge: use a longer Window, or AllowShortWindow where handlers "+
+			"are idempotent", c.Window, c.RedeliveryWindow)
 	}
 	return nil
 }

@@ -48,10 +48,9 @@ func (b *bundle) quantity(t *testing.T) (n int) {
 	return n
 }
 
-func (b *bundle) dedupe(t *testing.T, cfg middleware.DedupeConfig) *middleware.Dedupe {
+func (b *bundle) dedupe(t *testing.T) *middleware.Dedupe {
 	t.Helper()
-	cfg.Consumer, cfg.Outbox = "stock.add", b.outbox
-	d, err := middleware.NewDedupe(b.st, cfg)
+	d, err := middleware.NewDedupe(b.st, middleware.DedupeConfig{Consumer: "stock.add", Outbox: b.outbox})
 	require.NoError(t, err)
 	return d
 }
@@ -74,7 +73,7 @@ func eachDatabase(t *testing.T, f func(t *testing.T, b *bundle)) {
 
 func TestAMessageTakesEffectOnce(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
-		handler := b.dedupe(t, middleware.DedupeConfig{}).Middleware(b.add)
+		handler := b.dedupe(t).Middleware(b.add)
 		for range 3 {
 			_, err := handler(message.NewMessage("1", nil))
 			require.NoError(t, err)
@@ -87,7 +86,7 @@ func TestAFailedMessageIsNotRemembered(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		boom := errors.New("boom")
 		calls := 0
-		handler := b.dedupe(t, middleware.DedupeConfig{}).Middleware(func(msg *message.Message) ([]*message.Message, error) {
+		handler := b.dedupe(t).Middleware(func(msg *message.Message) ([]*message.Message, error) {
 			calls++
 			if _, err := b.add(msg); err != nil {
 				return nil, err
@@ -108,8 +107,8 @@ func TestAFailedMessageIsNotRemembered(t *testing.T) {
 func TestCopiesAtOnceTakeEffectOnce(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		// Two instances, so that copies meet in the database and in the process.
-		one := b.dedupe(t, middleware.DedupeConfig{}).Middleware(b.add)
-		other := b.dedupe(t, middleware.DedupeConfig{}).Middleware(b.add)
+		one := b.dedupe(t).Middleware(b.add)
+		other := b.dedupe(t).Middleware(b.add)
 		var wg sync.WaitGroup
 		for i := range 20 {
 			wg.Go(func() {
@@ -129,12 +128,13 @@ func TestCopiesAtOnceTakeEffectOnce(t *testing.T) {
 func TestReturnedMessagesAreSentWithTheEffects(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		published := make(chan *message.Message, 10)
-		f, err := forwarder.New(b.st, map[string]message.Publisher{"default": publisherFunc(func(_ string, msgs ...*message.Message) error {
+		to := publisherFunc(func(_ string, msgs ...*message.Message) error {
 			for _, m := range msgs {
 				published <- m
 			}
 			return nil
-		})}, forwarder.Config{Logger: watermill.NewSlogLogger(nil)})
+		})
+		f, err := forwarder.New(b.st, map[string]message.Publisher{"default": to}, forwarder.Config{})
 		require.NoError(t, err)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -144,7 +144,7 @@ func TestReturnedMessagesAreSentWithTheEffects(t *testing.T) {
 		router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 		require.NoError(t, err)
 		sub := &oneSubscriber{ch: make(chan *message.Message)}
-		router.AddMiddleware(b.dedupe(t, middleware.DedupeConfig{}).Middleware)
+		router.AddMiddleware(b.dedupe(t).Middleware)
 		router.AddHandler("h", "in", sub, "out", publisherFunc(func(string, ...*message.Message) error {
 			return errors.New("the router must have nothing left to publish")
 		}), func(msg *message.Message) ([]*message.Message, error) {
@@ -177,8 +177,10 @@ func TestReturnedMessagesAreSentWithTheEffects(t *testing.T) {
 
 type publisherFunc func(string, ...*message.Message) error
 
-func (f publisherFunc) Publish(topic string, msgs ...*message.Message) error { return f(topic, msgs...) }
-func (publisherFunc) Close() error                                           { return nil }
+func (f publisherFunc) Publish(topic string, msgs ...*message.Message) error {
+	return f(topic, msgs...)
+}
+func (publisherFunc) Close() error { return nil }
 
 type oneSubscriber struct{ ch chan *message.Message }
 

@@ -43,7 +43,7 @@ func (f *inFlight) enter(ctx context.Context, key inFlightKey, timeout time.Dura
 		select {
 		case <-holder:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, fmt.Errorf("middleware: wait for the delivery in progress: %w", ctx.Err())
 		case <-timer.C:
 			return nil, fmt.Errorf("%w: message %q of consumer %q, waited %s", ErrBusy, key.id, key.consumer, timeout)
 		}

@@ -229,7 +229,7 @@ func (p *Purge) batches(
 		}
 		select {
 		case <-ctx.Done():
-			return "", ctx.Err()
+			return "", fmt.Errorf("middleware: purge: %w", ctx.Err())
 		case <-p.cfg.Clock.After(p.cfg.Pause):
 		}
 	}
