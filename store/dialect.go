@@ -58,8 +58,9 @@ func (d Dialect) quote(name string) string {
 	return `"` + name + `"`
 }
 
-// now is the database's clock at the moment of the statement, in the form in
-// which timestamps are stored.
+// now is the database's clock at the start of the statement, in the form in which
+// timestamps are stored. Postgres' clock_timestamp() would be evaluated for each
+// row and can't be looked up in an index.
 func (d Dialect) now() string {
 	switch d {
 	case MySQL:
@@ -68,7 +69,7 @@ func (d Dialect) now() string {
 		return sqliteNow
 	case Postgres:
 	}
-	return "clock_timestamp()"
+	return "statement_timestamp()"
 }
 
 // nowPlus is the database's clock plus a parameter in microseconds.
@@ -80,7 +81,17 @@ func (d Dialect) nowPlus() string {
 		return "(" + sqliteNow + " + ?)"
 	case Postgres:
 	}
-	return "clock_timestamp() + ? * interval '1 microsecond'"
+	return "statement_timestamp() + ? * interval '1 microsecond'"
+}
+
+// current ends a query that must see what is committed now even where the
+// transaction reads from an older snapshot (MySQL's REPEATABLE READ, of a foreign
+// transaction). A duplicate key has locked the row already: it waits for nobody.
+func (d Dialect) current() string {
+	if d == MySQL {
+		return " LOCK IN SHARE MODE"
+	}
+	return ""
 }
 
 // micros reads a timestamp column as microseconds since 1970, which every driver
@@ -149,8 +160,7 @@ func (d Dialect) lockTimeout(err error) bool {
 		n := mysqlNumber(err)
 		return n == 1205 || n == 3572
 	case SQLite:
-		code := sqliteCode(err) & 0xff
-		return code == sqliteBusy || code == sqliteLocked
+		// Its one lock is waited for in Begin.
 	}
 	return false
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // Verdict is what became of a message at a consumer.
@@ -32,6 +34,14 @@ const (
 )
 
 const openVerdicts = "('accepted', 'gap', 'parked', 'conflict')"
+
+func (v Verdict) known() bool {
+	switch v {
+	case Accepted, Gap, Parked, Conflict, Applied, Duplicate, Stale, Protected, Discarded, Expired:
+		return true
+	}
+	return false
+}
 
 // Open reports whether the message is still to be decided.
 func (v Verdict) Open() bool {
@@ -69,6 +79,9 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 	if u == nil {
 		return InboxRow{}, false, ErrNoUnit
 	}
+	if err := row.validate(); err != nil {
+		return InboxRow{}, false, err
+	}
 	row.Consumer, row.MessageID = Identity(row.Consumer), Identity(row.MessageID)
 	// The row that stood in the way may be purged before it is read: then the
 	// message is new again.
@@ -76,16 +89,35 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 		start := time.Now()
 		inserted, err = s.tryInsertInbox(ctx, u.Tx(), row)
 		u.waited(time.Since(start))
+		if errors.Is(err, ErrLockTimeout) {
+			return InboxRow{}, false, fmt.Errorf("%w: %w", errWaitedForCopy, err)
+		}
 		if inserted || err != nil {
 			return InboxRow{}, inserted, err
 		}
-		existing, err = s.GetInbox(ctx, u.Tx(), row.Consumer, row.MessageID)
+		existing, err = s.getInbox(ctx, u.Tx(), row.Consumer, row.MessageID, s.dialect.current())
 		if !errors.Is(err, sql.ErrNoRows) {
 			return existing, false, err
 		}
 	}
 	return InboxRow{}, false, fmt.Errorf("store: inbox row of message %q comes and goes", row.MessageID)
 }
+
+// errWaitedForCopy marks a lock timeout that must not be waited for once more:
+// waiting copies would use up the pool.
+var errWaitedForCopy = errors.New("another copy of the message is being handled")
+
+func (r InboxRow) validate() error {
+	if !r.Verdict.known() {
+		return fmt.Errorf("store: unknown verdict %q", r.Verdict)
+	}
+	if len(r.Fingerprint) > maxFingerprint {
+		return fmt.Errorf("%w: a fingerprint has at most %d bytes, not %d", ErrContent, maxFingerprint, len(r.Fingerprint))
+	}
+	return nil
+}
+
+const maxFingerprint = 32
 
 func (s *Store) tryInsertInbox(ctx context.Context, tx Tx, row InboxRow) (inserted bool, err error) {
 	query := "INSERT INTO " + s.names.inbox + " (consumer, message_id, verdict, reason, fingerprint) VALUES (?, ?, ?, ?, ?)"
@@ -107,12 +139,16 @@ func (s *Store) tryInsertInbox(ctx context.Context, tx Tx, row InboxRow) (insert
 }
 
 func (r InboxRow) values() []any {
-	return []any{r.Consumer, r.MessageID, string(r.Verdict), nullString(r.Reason), nullBytes(r.Fingerprint)}
+	return []any{r.Consumer, r.MessageID, string(r.Verdict), nullString(plainText(r.Reason, maxReason)), nullBytes(r.Fingerprint)}
 }
 
 // GetInbox reads what a consumer remembers of a message. Errors match
 // sql.ErrNoRows when it remembers nothing.
 func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
+	return s.getInbox(ctx, tx, consumer, messageID, "")
+}
+
+func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID, suffix string) (InboxRow, error) {
 	var row struct {
 		Verdict     string         `db:"verdict"`
 		Reason      sql.NullString `db:"reason"`
@@ -121,7 +157,7 @@ func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string)
 	}
 	consumer, messageID = Identity(consumer), Identity(messageID)
 	err := tx.GetContext(ctx, &row, "SELECT verdict, reason, fingerprint, "+s.dialect.micros("processed_at")+
-		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?", consumer, messageID)
+		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?"+suffix, consumer, messageID)
 	if err != nil {
 		return InboxRow{}, err
 	}
@@ -131,9 +167,13 @@ func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string)
 	}, nil
 }
 
+// maxPurge keeps a batch's statement below the databases' limits on parameters
+// (SQLite's 32,766 is the lowest), and its transaction short.
+const maxPurge = 10_000
+
 // PurgeInbox deletes up to limit final rows of a consumer that are older than
 // the window by the database's clock, oldest first, in a transaction of its own,
-// and returns how many.
+// and returns how many. A limit above 10,000 counts as 10,000.
 func (s *Store) PurgeInbox(ctx context.Context, consumer string, window time.Duration, limit int) (int64, error) {
 	due := "SELECT message_id FROM " + s.names.inbox + " WHERE consumer = ? AND processed_at < " + s.dialect.nowPlus() +
 		" AND verdict NOT IN " + openVerdicts + " ORDER BY processed_at LIMIT ?"
@@ -141,11 +181,13 @@ func (s *Store) PurgeInbox(ctx context.Context, consumer string, window time.Dur
 	var purged int64
 	consumer = Identity(consumer)
 	err := s.InTx(WithAbout(ctx, About{Consumer: consumer}), func(ctx context.Context, tx Tx) error {
-		ids = ids[:0]
-		if err := tx.SelectContext(ctx, &ids, due, consumer, -window.Microseconds(), limit); err != nil || len(ids) == 0 {
+		ids, purged = ids[:0], 0
+		err := tx.SelectContext(ctx, &ids, due, consumer, -window.Microseconds(), min(limit, maxPurge))
+		if err != nil || len(ids) == 0 {
 			return err
 		}
-		res, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE consumer = ? AND message_id IN (?)", consumer, ids)
+		res, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE verdict NOT IN "+openVerdicts+
+			" AND consumer = ? AND message_id IN (?)", consumer, ids)
 		if err != nil {
 			return err
 		}
@@ -168,7 +210,12 @@ type InboxCount struct {
 // CountInbox counts the inbox by consumer and verdict. It reads the whole table.
 func (s *Store) CountInbox(ctx context.Context) ([]InboxCount, error) {
 	var counts []InboxCount
-	err := s.db.SelectContext(ctx, &counts, "SELECT consumer, verdict, count(*) AS n FROM "+s.names.inbox+
-		" GROUP BY consumer, verdict ORDER BY consumer, verdict")
-	return counts, err
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &counts, "SELECT consumer, verdict, count(*) AS n FROM "+s.names.inbox+
+			" GROUP BY consumer, verdict ORDER BY consumer, verdict")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: count inbox: %w", err)
+	}
+	return counts, nil
 }

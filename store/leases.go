@@ -3,8 +3,9 @@ package store
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // Lease is the ownership of a named thing until it expires. Each time it changes
@@ -22,7 +23,11 @@ type Lease struct {
 // false when somebody else holds it. Owners must be unique per process start, or
 // two of them would hold one lease.
 func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (lease Lease, ok bool, err error) {
+	if err := checkLeaseNames(name, owner); err != nil {
+		return Lease{}, false, err
+	}
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		lease, ok = Lease{}, false
 		if err := s.ensureLease(ctx, tx, name); err != nil {
 			return err
 		}
@@ -42,6 +47,26 @@ func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.D
 		return Lease{}, false, fmt.Errorf("store: acquire lease %q: %w", name, err)
 	}
 	return lease, ok, nil
+}
+
+func checkLeaseNames(name, owner string) error {
+	for _, v := range [...]string{name, owner} {
+		if v == "" || len(v) > MaxIdentity || !plainName(v) {
+			return fmt.Errorf("store: the name and the owner of a lease must be 1 to %d visible ASCII characters "+
+				"without quotes and backslashes, not %q", MaxIdentity, Identity(v))
+		}
+	}
+	return nil
+}
+
+// plainName reports whether a name can stand in a statement's text.
+func plainName(name string) bool {
+	for _, r := range name {
+		if r > 0x7e || r < 0x21 || r == '\'' || r == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Store) ensureLease(ctx context.Context, tx Tx, name string) error {
@@ -66,11 +91,11 @@ func (s *Store) ensureLease(ctx context.Context, tx Tx, name string) error {
 func (s *Store) RenewLeases(ctx context.Context, prefix, owner string, ttl time.Duration) (held []Lease, err error) {
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
 		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+" SET expires_at = "+s.dialect.nowPlus()+
-			" WHERE owner = ? AND name LIKE ?", ttl.Microseconds(), owner, likePrefix(prefix))
+			" WHERE owner = ? AND name >= ? AND name < ?", ttl.Microseconds(), owner, prefix, afterPrefix(prefix))
 		if err != nil {
 			return err
 		}
-		held, err = s.selectLeases(ctx, tx, "owner = ? AND name LIKE ?", owner, likePrefix(prefix))
+		held, err = s.selectLeases(ctx, tx, "owner = ? AND name >= ? AND name < ?", owner, prefix, afterPrefix(prefix))
 		return err
 	})
 	if err != nil {
@@ -109,8 +134,8 @@ func (s *Store) DeleteLease(ctx context.Context, name, owner string) error {
 // been over for longer than age.
 func (s *Store) DeleteExpiredLeases(ctx context.Context, prefix string, age time.Duration) error {
 	err := s.InTx(ctx, func(ctx context.Context, tx Tx) error {
-		_, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.leases+" WHERE name LIKE ? AND expires_at < "+
-			s.dialect.nowPlus(), likePrefix(prefix), -age.Microseconds())
+		_, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.leases+" WHERE name >= ? AND name < ? AND expires_at < "+
+			s.dialect.nowPlus(), prefix, afterPrefix(prefix), -age.Microseconds())
 		return err
 	})
 	if err != nil {
@@ -122,8 +147,11 @@ func (s *Store) DeleteExpiredLeases(ctx context.Context, prefix string, age time
 // Leases lists the leases whose name starts with prefix.
 func (s *Store) Leases(ctx context.Context, prefix string) ([]Lease, error) {
 	var rows []leaseRow
-	query := s.dialect.rebind(s.leaseQuery("name LIKE ?"))
-	if err := s.db.SelectContext(ctx, &rows, query, likePrefix(prefix)); err != nil {
+	query := s.dialect.rebind(s.leaseQuery("name >= ? AND name < ?"))
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &rows, query, prefix, afterPrefix(prefix))
+	})
+	if err != nil {
 		return nil, fmt.Errorf("store: list leases: %w", err)
 	}
 	return leasesOf(rows), nil
@@ -160,6 +188,6 @@ func leasesOf(rows []leaseRow) []Lease {
 	return leases
 }
 
-// likePrefix escapes nothing but refuses nothing either: names and prefixes are
-// Headrace's own and hold no wildcards but "_", which matches itself too.
-func likePrefix(prefix string) string { return strings.ReplaceAll(prefix, "%", "") + "%" }
+// afterPrefix is above every name that starts with prefix: names are below "~"
+// and its successor. Not LIKE, which on SQLite takes upper for lower case.
+func afterPrefix(prefix string) string { return prefix + "\x7f" }

@@ -5,12 +5,14 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/jmoiron/sqlx"
 )
 
 // OutboxPartitions is how many shards the outbox has. It is part of the schema:
@@ -39,6 +41,9 @@ type OutboxRow struct {
 	Attempts  int
 	LastError string
 	CreatedAt time.Time
+	// Problem says why a row that was written by foreign SQL can't be published
+	// as it is: its metadata is no JSON object of strings. Metadata is then nil.
+	Problem error
 }
 
 // outboxPartition spreads keys over the partitions.
@@ -50,100 +55,143 @@ func outboxPartition(row OutboxRow) int {
 	return int(xxhash.Sum64String(about) % OutboxPartitions) //nolint:gosec // below 16
 }
 
-// insertChunk keeps a statement below Postgres' limit of 65,535 parameters with
-// room to spare, and below SQLite's 32,766.
-const insertChunk = 500
+// A statement carries at most insertChunk rows, which keeps it below the
+// databases' limits on parameters (SQLite's 32,766 is the lowest), and no further
+// row once it has insertBytes of payload, because of MySQL's max_allowed_packet.
+const (
+	insertChunk = 256
+	insertBytes = 1 << 20
+)
 
-// InsertOutbox writes rows in the order given into the context's unit of work,
-// whose commit wakes the process's forwarders. Errors match ErrContent when a
-// row's metadata or key is not UTF-8 or holds a NUL, which no database column
-// and few brokers can carry; then none of its chunk is written.
+// InsertOutbox writes rows, and sets their Partition, in the order given. The
+// commit of their unit of work wakes the process's forwarders.
+//
+// Errors match ErrContent when a row can't be stored as it is: its id, topic,
+// destination, key or metadata is not UTF-8 or holds a NUL, which no database
+// column and few brokers can carry, or is too long; then none is written.
 func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
-	var partitions []int
+	metadata := make([]string, len(rows))
+	partitions := make([]int, len(rows))
 	for i := range rows {
+		var err error
 		rows[i].Partition = outboxPartition(rows[i])
-		partitions = append(partitions, rows[i].Partition)
-	}
-	for len(rows) > 0 {
-		n := min(len(rows), insertChunk)
-		if err := s.insertOutbox(ctx, tx, rows[:n]); err != nil {
+		partitions[i] = rows[i].Partition
+		if metadata[i], err = encodeMetadata(rows[i]); err != nil {
 			return fmt.Errorf("store: write to outbox: %w", err)
 		}
-		rows = rows[n:]
+	}
+	for len(rows) > 0 {
+		n := chunk(rows)
+		if err := s.insertOutbox(ctx, tx, rows[:n], metadata[:n]); err != nil {
+			return fmt.Errorf("store: write to outbox: %w", err)
+		}
+		rows, metadata = rows[n:], metadata[n:]
 	}
 	return AfterCommit(ctx, func() { s.WakeOutbox(partitions...) })
 }
 
-func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
+// chunk returns how many rows the next statement takes. Above 16 it is a power of
+// two, because each number of rows is a statement of its own in the driver's and
+// the server's caches.
+func chunk(rows []OutboxRow) int {
+	n, size := 0, 0
+	for n < min(len(rows), insertChunk) && size < insertBytes {
+		size += len(rows[n].Payload)
+		n++
+	}
+	if n > 16 {
+		n = 1 << (bits.Len(uint(n)) - 1) //nolint:gosec // positive
+	}
+	return n
+}
+
+func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow, metadata []string) error {
 	const columns = "partition_no, message_id, destination, topic, message_key, sequence, payload, metadata"
-	values := make([]string, len(rows))
+	const values = "(?, ?, ?, ?, ?, ?, ?, ?)"
 	args := make([]any, 0, len(rows)*8)
 	for i, row := range rows {
-		metadata, err := encodeMetadata(row)
-		if err != nil {
-			return err
-		}
-		values[i] = "(?, ?, ?, ?, ?, ?, ?, ?)"
 		args = append(args, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key),
-			sql.NullInt64{Int64: row.Sequence, Valid: row.Sequence != 0}, nullBytes(row.Payload), metadata)
+			sql.NullInt64{Int64: row.Sequence, Valid: row.Sequence != 0}, nullBytes(row.Payload), metadata[i])
 	}
-	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.outbox+" ("+columns+") VALUES "+strings.Join(values, ", "), args...)
+	query := "INSERT INTO " + s.names.outbox + " (" + columns + ") VALUES " + values + strings.Repeat(", "+values, len(rows)-1)
+	_, err := tx.ExecContext(ctx, query, args...)
 	return err
 }
 
+// What the columns of the narrowest database hold, in bytes.
+const (
+	maxOutboxID  = 1024
+	maxOutboxKey = 65_535
+	maxTopic     = 255
+)
+
 func encodeMetadata(row OutboxRow) (string, error) {
-	check := func(what, v string) error {
-		if !utf8.ValidString(v) || strings.ContainsRune(v, 0) {
-			return fmt.Errorf("%w: %s of message %q is not UTF-8 or holds a NUL: put it in the payload, or encode it",
-				ErrContent, what, Identity(row.MessageID))
-		}
-		return nil
-	}
-	for _, field := range [...][2]string{
-		{"id", row.MessageID}, {"topic", row.Topic}, {"key", row.Key}, {"destination", row.Destination},
+	for _, field := range [...]struct {
+		what, value string
+		limit       int
+	}{
+		{"id", row.MessageID, maxOutboxID},
+		{"topic", row.Topic, maxTopic},
+		{"destination", row.Destination, maxTopic},
+		{"key", row.Key, maxOutboxKey},
 	} {
-		if err := check(field[0], field[1]); err != nil {
+		if err := checkText(row, field.what, field.value); err != nil {
 			return "", err
+		}
+		if len(field.value) > field.limit {
+			return "", fmt.Errorf("%w: %s of message %q has %d bytes, at most %d fit", ErrContent, field.what,
+				Identity(row.MessageID), len(field.value), field.limit)
 		}
 	}
 	for name, value := range row.Metadata {
-		if err := check("a metadata name", name); err != nil {
+		if err := checkText(row, "a metadata name", name); err != nil {
 			return "", err
 		}
-		if err := check("metadata entry "+strconv.Quote(name), value); err != nil {
+		if err := checkText(row, "metadata entry "+strconv.Quote(name), value); err != nil {
 			return "", err
 		}
 	}
-	if row.Metadata == nil {
+	if len(row.Metadata) == 0 {
 		return "{}", nil
 	}
 	encoded, err := json.Marshal(row.Metadata)
 	return string(encoded), err
 }
 
+func checkText(row OutboxRow, what, v string) error {
+	if utf8.ValidString(v) && !strings.ContainsRune(v, 0) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s of message %q is not UTF-8 or holds a NUL: put it in the payload, or encode it",
+		ErrContent, what, Identity(row.MessageID))
+}
+
 // ReadOutbox reads the rows of a partition with an id above after, in order: at
 // most limit, and no further row once their payloads exceed maxBytes. It is no
 // part of any transaction.
 func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limit, maxBytes int) ([]OutboxRow, error) {
-	query := s.dialect.rebind("SELECT id, message_id, destination, topic, message_key, sequence, payload, metadata, " +
-		"attempts, last_error, " + s.dialect.micros("created_at") + " FROM " + s.names.outbox +
+	query := s.dialect.rebind("SELECT id, message_id, destination, topic, message_key, sequence, payload, payload IS NULL, " +
+		"metadata, attempts, last_error, " + s.dialect.micros("created_at") + " FROM " + s.names.outbox +
 		" WHERE partition_no = ? AND id > ? ORDER BY id LIMIT ?")
-	rows, err := s.db.QueryContext(ctx, query, partition, after, limit)
-	if err != nil {
-		return nil, fmt.Errorf("store: read outbox: %w", err)
-	}
-	defer rows.Close() //nolint:errcheck // rows.Err is looked at
 	var read []OutboxRow
-	for size := 0; size <= maxBytes && rows.Next(); {
-		row, err := scanOutboxRow(rows)
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		rows, err := conn.QueryContext(ctx, query, partition, after, limit)
 		if err != nil {
-			return nil, fmt.Errorf("store: read outbox: %w", err)
+			return err
 		}
-		row.Partition = partition
-		size += len(row.Payload)
-		read = append(read, row)
-	}
-	if err := rows.Err(); err != nil {
+		defer rows.Close() //nolint:errcheck // rows.Err is looked at
+		for size := 0; size <= maxBytes && rows.Next(); {
+			row, err := scanOutboxRow(rows)
+			if err != nil {
+				return err
+			}
+			row.Partition = partition
+			size += len(row.Payload)
+			read = append(read, row)
+		}
+		return rows.Err()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("store: read outbox: %w", err)
 	}
 	return read, nil
@@ -156,18 +204,22 @@ func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
 		sequence        sql.NullInt64
 		metadata        []byte
 		createdAtMicros int64
+		noPayload       bool
 	)
-	err := rows.Scan(&row.ID, &row.MessageID, &row.Destination, &row.Topic, &key, &sequence, &row.Payload, &metadata,
-		&row.Attempts, &lastError, &createdAtMicros)
+	err := rows.Scan(&row.ID, &row.MessageID, &row.Destination, &row.Topic, &key, &sequence, &row.Payload, &noPayload,
+		&metadata, &row.Attempts, &lastError, &createdAtMicros)
 	if err != nil {
 		return OutboxRow{}, err
 	}
 	row.Key, row.LastError, row.Sequence = key.String, lastError.String, sequence.Int64
+	if row.Payload == nil && !noPayload { // SQLite's driver returns an empty value as nil
+		row.Payload = []byte{}
+	}
 	row.CreatedAt = timeFromMicros(createdAtMicros)
 	if err := json.Unmarshal(metadata, &row.Metadata); err != nil {
-		// Written by foreign SQL. The relay reports the row and goes on.
 		row.Metadata = nil
-		row.LastError = "metadata is not a JSON object of strings: " + err.Error()
+		row.Problem = fmt.Errorf("%w: metadata of message %q is not a JSON object of strings: %w",
+			ErrContent, Identity(row.MessageID), err)
 	}
 	return row, nil
 }
@@ -182,7 +234,10 @@ func (s *Store) WaitingPartitions(ctx context.Context) ([]int, error) {
 			"(SELECT 1 FROM %s WHERE partition_no = %d)", p, s.names.meta, s.names.outbox, p)
 	}
 	var waiting []int
-	if err := s.db.SelectContext(ctx, &waiting, strings.Join(terms, " UNION ALL ")); err != nil {
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &waiting, strings.Join(terms, " UNION ALL "))
+	})
+	if err != nil {
 		return nil, fmt.Errorf("store: look for waiting partitions: %w", err)
 	}
 	return waiting, nil
@@ -198,8 +253,8 @@ func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition int, i
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	if !plainName(lease.Name) || !plainName(lease.Owner) {
-		return 0, fmt.Errorf("store: confirm outbox: lease %q of %q has a name with odd characters", lease.Name, lease.Owner)
+	if err := checkLeaseNames(lease.Name, lease.Owner); err != nil {
+		return 0, fmt.Errorf("store: confirm outbox: %w", err)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "DELETE FROM %s WHERE partition_no = %d AND id IN (", s.names.outbox, partition)
@@ -221,10 +276,7 @@ func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition int, i
 
 // FailOutbox records a failed publish. The text is cut at 2,000 bytes.
 func (s *Store) FailOutbox(ctx context.Context, partition int, id int64, cause error) error {
-	text := strings.ToValidUTF8(strings.ReplaceAll(cause.Error(), "\x00", ""), "�")
-	if len(text) > 2000 {
-		text = strings.ToValidUTF8(text[:2000], "")
-	}
+	text := plainText(cause.Error(), maxError)
 	query := s.dialect.rebind("UPDATE " + s.names.outbox +
 		" SET attempts = attempts + 1, last_error = ? WHERE partition_no = ? AND id = ?")
 	if _, err := s.autocommit(ctx, query, text, partition, id); err != nil {
@@ -233,23 +285,24 @@ func (s *Store) FailOutbox(ctx context.Context, partition int, id int64, cause e
 	return nil
 }
 
-// autocommit runs one statement in a transaction of its own. On SQLite it waits
-// for its turn as the writer.
-func (s *Store) autocommit(ctx context.Context, query string, args ...any) (sql.Result, error) {
+// autocommit runs one statement in a transaction of its own, in bounded time: it
+// has no lock timeout. On SQLite it waits for its turn as the writer.
+func (s *Store) autocommit(ctx context.Context, query string, args ...any) (res sql.Result, err error) {
 	if err := s.lockWriter(ctx); err != nil {
 		return nil, err
 	}
 	defer s.unlockWriter()
-	return s.db.ExecContext(ctx, query, args...)
-}
-
-func plainName(name string) bool {
-	for _, r := range name {
-		if r > 0x7e || r < 0x21 || r == '\'' || r == '\\' {
-			return false
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ConnTimeout+s.cfg.LockTimeout)
+	defer cancel()
+	for {
+		err = s.withConn(ctx, func(conn *sqlx.Conn) error {
+			res, err = conn.ExecContext(ctx, query, args...)
+			return err
+		})
+		if s.dialect != SQLite || !s.dialect.contention(err) || pause(ctx, sqlitePause) != nil {
+			return res, err
 		}
 	}
-	return true
 }
 
 // OutboxCount says what waits in the outbox for one topic of one destination.
@@ -271,9 +324,11 @@ type OutboxCount struct {
 func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
 	var counts []OutboxCount
 	age := s.dialect.micros(s.dialect.now()) + " - min(" + s.dialect.micros("created_at") + ")"
-	err := s.db.SelectContext(ctx, &counts, "SELECT destination, topic, count(*) AS unsent, "+
-		"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+age+
-		" AS age_us FROM "+s.names.outbox+" GROUP BY destination, topic ORDER BY destination, topic")
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &counts, "SELECT destination, topic, count(*) AS unsent, "+
+			"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+age+
+			" AS age_us FROM "+s.names.outbox+" GROUP BY destination, topic ORDER BY destination, topic")
+	})
 	if err != nil {
 		return nil, fmt.Errorf("store: count outbox: %w", err)
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"strings"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -29,4 +30,19 @@ func nullBytes(v []byte) any {
 		return nil
 	}
 	return v
+}
+
+// maxReason and maxError bound texts that explain something, in bytes.
+const (
+	maxReason = 2000
+	maxError  = 2000
+)
+
+// plainText makes a text storable in any database: UTF-8, without NUL, bounded.
+func plainText(s string, limit int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "\uFFFD")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "")
+	}
+	return s
 }

@@ -148,7 +148,11 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	if s.begin, err = s.newBeginner(ctx); err != nil {
 		return nil, fmt.Errorf("store: read the session's settings: %w", err)
 	}
+<<<<<<< HEAD
 	// Last, because it starts a goroutine that only Close ends.
+=======
+	// Last, because it has a goroutine of its own that only Close ends.
+>>>>>>> 160f3eb (Bound, check and bind what the tables' statements did not)
 	s.joined = newJoinDB(s)
 	return s, nil
 }
@@ -176,6 +180,16 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 		s.writer = make(chan struct{}, 1)
 	}
 	return s, nil
+}
+
+// withConn runs f on a connection that it takes from the pool in bounded time.
+func (s *Store) withConn(ctx context.Context, f func(conn *sqlx.Conn) error) error {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // only gives it back
+	return f(conn)
 }
 
 // Close frees what the store keeps beside the user's database, which stays open:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // VerdictLogRow is one verdict on a repeated delivery, or one that was only
@@ -19,9 +21,12 @@ type VerdictLogRow struct {
 
 // LogVerdict appends to the verdict log in the context's unit of work.
 func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error {
+	if !row.Verdict.known() {
+		return fmt.Errorf("store: unknown verdict %q", row.Verdict)
+	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.verdictLog+
 		" (consumer, message_id, verdict, reason, observed) VALUES (?, ?, ?, ?, ?)",
-		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict), nullString(row.Reason), row.Observed)
+		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict), nullString(plainText(row.Reason, maxReason)), row.Observed)
 	if err != nil {
 		return fmt.Errorf("store: log verdict: %w", err)
 	}
@@ -31,8 +36,10 @@ func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error 
 // CountVerdictLog counts the log of a consumer by verdict.
 func (s *Store) CountVerdictLog(ctx context.Context, consumer string) (map[Verdict]int64, error) {
 	var counts []InboxCount
-	err := s.db.SelectContext(ctx, &counts, s.dialect.rebind("SELECT consumer, verdict, count(*) AS n FROM "+
-		s.names.verdictLog+" WHERE consumer = ? GROUP BY consumer, verdict"), Identity(consumer))
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &counts, s.dialect.rebind("SELECT consumer, verdict, count(*) AS n FROM "+
+			s.names.verdictLog+" WHERE consumer = ? GROUP BY consumer, verdict"), Identity(consumer))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("store: count verdict log: %w", err)
 	}
@@ -49,9 +56,10 @@ func (s *Store) PurgeVerdictLog(ctx context.Context, consumer string, window tim
 	var purged int64
 	consumer = Identity(consumer)
 	err := s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		purged = 0
 		var ids []int64
 		err := tx.SelectContext(ctx, &ids, "SELECT id FROM "+s.names.verdictLog+" WHERE consumer = ? AND created_at < "+
-			s.dialect.nowPlus()+" ORDER BY id LIMIT ?", consumer, -window.Microseconds(), limit)
+			s.dialect.nowPlus()+" ORDER BY created_at LIMIT ?", consumer, -window.Microseconds(), min(limit, maxPurge))
 		if err != nil || len(ids) == 0 {
 			return err
 		}

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS {{.VerdictLog}} (
     observed   BOOLEAN NOT NULL DEFAULT FALSE,
     created_at DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     KEY {{.Prefix}}verdict_log_message (consumer, message_id),
-    KEY {{.Prefix}}verdict_log_purge (created_at)
+    KEY {{.Prefix}}verdict_log_purge (consumer, created_at)
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS {{.Outbox}} (

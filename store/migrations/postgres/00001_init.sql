@@ -27,7 +27,7 @@ CREATE TABLE {{.VerdictLog}} (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX {{.Prefix}}verdict_log_message ON {{.VerdictLog}} (consumer, message_id);
-CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (created_at);
+CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (consumer, created_at);
 
 CREATE TABLE {{.Outbox}} (
     partition_no smallint NOT NULL,

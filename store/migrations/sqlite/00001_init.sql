@@ -28,7 +28,7 @@ CREATE TABLE {{.VerdictLog}} (
     created_at INTEGER NOT NULL DEFAULT ({{.Now}})
 );
 CREATE INDEX {{.Prefix}}verdict_log_message ON {{.VerdictLog}} (consumer, message_id);
-CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (created_at);
+CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (consumer, created_at);
 
 -- AUTOINCREMENT: an id must not come back after the last row was deleted.
 CREATE TABLE {{.Outbox}} (
