@@ -2,12 +2,145 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
+
+	"github.com/headrace-go/headrace/internal/step"
 )
+
+// Begin opens a transaction on a connection of its own. ctx bounds only the
+// opening: a unit outlives the cancellation of its message, so that a handler
+// which has returned can still commit. The caller must call Commit or Rollback.
+//
+// Errors match ErrConnTimeout when no connection, and ErrLockTimeout when on
+// SQLite no turn as the writer, came free within Config.ConnTimeout.
+func (s *Store) Begin(ctx context.Context) (*Unit, error) {
+	start := time.Now()
+	u := newUnit(ctx, s)
+	if err := s.lockWriter(ctx); err != nil {
+		return nil, err
+	}
+	conn, err := s.connect(ctx)
+	if err != nil {
+		s.unlockWriter()
+		return nil, err
+	}
+	u.conn, u.session = conn, connSession{conn.Conn}
+	if err := s.open(ctx, u, start); err != nil {
+		u.discard()
+		return nil, err
+	}
+	u.begun = time.Now()
+	u.stats.ConnWait = u.begun.Sub(start)
+	step.Reach(ctx, step.TxBegun)
+	return u, nil
+}
+
+// connect takes a connection from the pool, in bounded time.
+func (s *Store) connect(ctx context.Context) (*sqlx.Conn, error) {
+	bounded, cancel := context.WithTimeout(ctx, s.cfg.ConnTimeout)
+	defer cancel()
+	conn, err := s.db.Connx(bounded)
+	if err == nil {
+		return conn, nil
+	}
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return nil, s.connTimeout(err)
+	}
+	return nil, fmt.Errorf("store: get a database connection: %w", err)
+}
+
+func (s *Store) connTimeout(cause error) error {
+	stats := s.db.Stats()
+	if stats.MaxOpenConnections == 0 || stats.InUse < stats.MaxOpenConnections {
+		return fmt.Errorf("%w: the database gave none for %s: is it reachable, and does it allow more connections? "+
+			"%d are in use: %w", ErrConnTimeout, s.cfg.ConnTimeout, stats.InUse, cause)
+	}
+	return &timeoutError{
+		sentinel: ErrConnTimeout,
+		what:     fmt.Sprintf("all of the pool's %d connections are in use, none came free", stats.MaxOpenConnections),
+		waited:   s.cfg.ConnTimeout,
+	}
+}
+
+// open sends BEGIN. On SQLite another process may be the writer, and a database
+// opened without a busy timeout says so at once: then it asks again until
+// ConnTimeout.
+func (s *Store) open(ctx context.Context, u *Unit, start time.Time) error {
+	for {
+		err := s.begin.run(ctx, u)
+		if err == nil {
+			return nil
+		}
+		if s.dialect != SQLite || !s.dialect.contention(err) {
+			return fmt.Errorf("store: begin: %w", err)
+		}
+		if waited := time.Since(start); waited > s.cfg.ConnTimeout {
+			return &timeoutError{
+				sentinel: ErrLockTimeout, what: "something else holds SQLite's write lock, which it did not give up",
+				waited: waited, cause: err,
+			}
+		}
+		if err := pause(ctx, sqlitePause); err != nil {
+			return fmt.Errorf("store: begin: %w", err)
+		}
+	}
+}
+
+// sqlitePause is how long to wait before SQLite is asked again whether another
+// connection has let go of its lock. It tells nobody.
+const sqlitePause = 5 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// lockWriter takes the process's turn as SQLite's one writer. Queueing here and
+// not at the database's lock keeps waiting units fair and their connections free.
+func (s *Store) lockWriter(ctx context.Context) error {
+	if s.writer == nil {
+		return nil
+	}
+	timer := time.NewTimer(s.cfg.ConnTimeout)
+	defer timer.Stop()
+	select {
+	case s.writer <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("store: wait for the turn as SQLite's writer: %w", ctx.Err())
+	case <-timer.C:
+		return &timeoutError{
+			sentinel: ErrLockTimeout, what: "this process's other unit of work is still writing to SQLite",
+			waited: s.cfg.ConnTimeout,
+		}
+	}
+}
+
+func (s *Store) unlockWriter() {
+	if s.writer != nil {
+		<-s.writer
+	}
+}
+
+// BeginDeferrer is implemented by a driver's connection that can send BEGIN
+// together with the first statement, which saves a round trip. An error of BEGIN
+// is then the first statement's, and a transaction without statements never
+// reaches the database. COMMIT and ROLLBACK come as statements of these names.
+type BeginDeferrer interface {
+	// DeferBegin remembers the statements that open a transaction.
+	DeferBegin(statements string) error
+}
 
 // beginner holds the statements that open a transaction with the configured
 // isolation and a bounded wait for locks, in as few round trips as the database
@@ -18,9 +151,10 @@ import (
 // JoinDB.
 type beginner struct {
 	statements []string
-	// commit must fail where the database would otherwise turn COMMIT of an
-	// aborted transaction into a ROLLBACK that looks like success.
-	commit string
+	commit     string
+	// retryBusy: a COMMIT that finds SQLite's readers in its way can be sent
+	// again, the transaction stands.
+	retryBusy func(error) bool
 	// bounds limit the waits for locks in a transaction that the driver began.
 	bounds []string
 }
@@ -32,41 +166,36 @@ func (s *Store) newBeginner(ctx context.Context) (beginner, error) {
 	}
 	switch s.dialect {
 	case Postgres:
-		begin := "BEGIN ISOLATION LEVEL " + isolation
-		set, err := s.postgresLockTimeout(ctx)
-		if err != nil {
-			return beginner{}, err
-		}
-		// One message of the simple protocol: pgx and lib/pq both use it for
-		// statements without arguments. "SELECT 1" fails in an aborted
-		// transaction, and then COMMIT isn't reached.
-		b := beginner{statements: []string{begin}, commit: "SELECT 1; COMMIT"}
-		if set != "" {
-			b.statements[0] += "; " + set
-			b.bounds = []string{set}
-		}
-		return b, nil
+		return s.postgresBeginner(ctx, isolation)
 	case MySQL:
 		return s.mysqlBeginner(ctx, isolation)
 	case SQLite:
-		return beginner{statements: []string{"BEGIN IMMEDIATE"}, commit: "COMMIT"}, nil
+		return beginner{
+			statements: []string{"BEGIN IMMEDIATE"}, commit: "COMMIT", retryBusy: s.dialect.contention,
+		}, nil
 	}
 	return beginner{}, s.dialect.validate()
 }
 
-// postgresLockTimeout returns the statement that bounds waits for locks, or
-// nothing where the connection's own bound is shorter.
-func (s *Store) postgresLockTimeout(ctx context.Context) (string, error) {
-	var ms int64
-	err := s.db.GetContext(ctx, &ms, "SELECT setting::bigint FROM pg_settings WHERE name = 'lock_timeout'")
+// postgresBeginner bounds waits for locks, unless the connection's own bound is
+// shorter. One message of the simple protocol carries it all: pgx and lib/pq both
+// use it for statements without arguments. COMMIT of an aborted transaction would
+// be a ROLLBACK that looks like success; "SELECT 1" fails in one, and then COMMIT
+// isn't reached.
+func (s *Store) postgresBeginner(ctx context.Context, isolation string) (beginner, error) {
+	var millis int64
+	err := s.db.GetContext(ctx, &millis, "SELECT setting::bigint FROM pg_settings WHERE name = 'lock_timeout'")
 	if err != nil {
-		return "", err
+		return beginner{}, err
 	}
-	want := max(s.cfg.LockTimeout.Milliseconds(), 1)
-	if ms > 0 && ms <= want {
-		return "", nil
+	begin := "BEGIN ISOLATION LEVEL " + isolation
+	b := beginner{statements: []string{begin}, commit: "SELECT 1; COMMIT"}
+	if want := max(s.cfg.LockTimeout.Milliseconds(), 1); millis <= 0 || millis > want {
+		set := fmt.Sprintf("SET LOCAL lock_timeout = %d", want)
+		b.statements[0] += "; " + set
+		b.bounds = []string{set}
 	}
-	return fmt.Sprintf("SET LOCAL lock_timeout = %d", want), nil
+	return b, nil
 }
 
 func (s *Store) mysqlBeginner(ctx context.Context, isolation string) (beginner, error) {
@@ -74,8 +203,7 @@ func (s *Store) mysqlBeginner(ctx context.Context, isolation string) (beginner, 
 		LockWait  int64  `db:"lock_wait"`
 		Isolation string `db:"isolation"`
 	}
-	variable := "@@transaction_isolation"
-	query := "SELECT @@innodb_lock_wait_timeout AS lock_wait, " + variable + " AS isolation"
+	query := "SELECT @@innodb_lock_wait_timeout AS lock_wait, @@transaction_isolation AS isolation"
 	if err := s.db.GetContext(ctx, &session, query); err != nil {
 		// MariaDB before 11.1 knows it only by its older name.
 		query = "SELECT @@innodb_lock_wait_timeout AS lock_wait, @@tx_isolation AS isolation"
@@ -96,11 +224,39 @@ func (s *Store) mysqlBeginner(ctx context.Context, isolation string) (beginner, 
 	return b, nil
 }
 
-func (b beginner) run(ctx context.Context, conn *sqlx.Conn) error {
+func (b beginner) run(ctx context.Context, u *Unit) error {
+	deferred := false
+	if len(b.statements) == 1 {
+		err := u.conn.Raw(func(conn any) (err error) {
+			if d, ok := conn.(BeginDeferrer); ok {
+				deferred, err = true, d.DeferBegin(b.statements[0])
+			}
+			return err
+		})
+		if err != nil || deferred {
+			return err
+		}
+	}
 	for _, statement := range b.statements {
-		if _, err := conn.ExecContext(ctx, statement); err != nil {
+		if _, err := u.session.Exec(ctx, statement, nil); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (b beginner) sendCommit(ctx context.Context, session Session) error {
+	start := time.Now()
+	for {
+		_, err := session.Exec(ctx, b.commit, nil)
+		if err == nil || b.retryBusy == nil || !b.retryBusy(err) {
+			return err
+		}
+		if pause(ctx, sqlitePause) != nil {
+			return &timeoutError{
+				sentinel: ErrLockTimeout, what: "a reader of the SQLite database did not finish, so that COMMIT could not",
+				waited: time.Since(start), cause: err,
+			}
+		}
+	}
 }

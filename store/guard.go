@@ -2,40 +2,153 @@ package store
 
 import (
 	"context"
+	"database/sql/driver"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 )
 
-// run passes one statement through the unit's guard: it is refused when the
-// transaction is over, counted, timed, and its error is looked at, because some
-// errors mean that the database has already ended the transaction.
-func (u *Unit) run(ctx context.Context, query string, f func() error) error {
-	if err := u.usable(); err != nil {
+// guarded passes every statement of a unit through its guard. via is the nested
+// transaction that the statement belongs to, or nil.
+type guarded struct {
+	unit *Unit
+	via  *savepoint
+}
+
+func (g guarded) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	err = g.unit.run(ctx, query, g.via, true, func() (err error) {
+		res, err = g.unit.session.Exec(ctx, query, args)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+func (g guarded) Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	u := g.unit
+	var guardedRows *unitRows
+	err := u.run(ctx, query, g.via, !readsOnly(query), func() error {
+		rows, err := u.session.Query(ctx, query, args)
+		if err != nil {
+			return err
+		}
+		guardedRows = newUnitRows(u, rows)
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		u.reading[guardedRows] = struct{}{}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return guardedRows, nil
+}
+
+// run passes one statement through the unit's guard: it waits for its turn on
+// the connection, is refused when the transaction is over, counted and timed,
+// and its error is looked at, because some errors mean that the database has
+// already ended the transaction.
+func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes bool, f func() error) error {
+	if err := u.takeTurn(ctx); err != nil {
 		return err
 	}
+	defer u.giveTurn()
+	if err := u.usable(via); err != nil {
+		return err
+	}
+	if writes {
+		u.countWrite(via)
+	}
+	u.settleRows()
 	start := time.Now()
 	err := f()
-	u.observe(query, time.Since(start), err)
+	u.observe(ctx, query, time.Since(start), err)
 	if err != nil {
-		return u.explain(ctx, query, err)
+		return u.explain(query, err)
 	}
 	return nil
 }
 
-func (u *Unit) usable() error {
+// Raw runs f on the connection of the SQL driver that carries the unit, for
+// statements that only that driver's own interface can send. It passes the
+// unit's guard like any other statement: query names it in statistics and
+// errors, which never get its arguments. f must not begin, commit or roll back.
+// driverConn is nil for a transaction that was joined.
+func (u *Unit) Raw(ctx context.Context, query string, f func(driverConn any) error) error {
+	return u.run(ctx, query, nil, true, func() error {
+		if u.conn == nil {
+			return f(nil)
+		}
+		return u.conn.Raw(f)
+	})
+}
+
+// takeTurn lets one statement at a time reach the connection.
+func (u *Unit) takeTurn(ctx context.Context) error {
+	select {
+	case u.turn <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case u.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("store: wait for the unit's other statement: %w", ctx.Err())
+	}
+}
+
+func (u *Unit) giveTurn() { <-u.turn }
+
+// settleRows frees the connection of results that are still being read.
+func (u *Unit) settleRows() {
+	for _, rows := range u.openRows() {
+		rows.settle()
+	}
+}
+
+func (u *Unit) openRows() []*unitRows {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if len(u.reading) == 0 {
+		return nil
+	}
+	open := make([]*unitRows, 0, len(u.reading))
+	for rows := range u.reading {
+		open = append(open, rows)
+	}
+	return open
+}
+
+func (u *Unit) usable(via *savepoint) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err := u.brokenLocked(); err != nil {
+		return err
+	}
+	if via != nil && via.state == savepointUndone {
+		return errUndone
+	}
+	return nil
+}
+
+var errUndone = fmt.Errorf("%w: this nested transaction was undone with the one that it was begun in", ErrDoomed)
+
+// brokenLocked says why the unit takes no more statements, or nil.
+func (u *Unit) brokenLocked() error {
 	switch {
 	case u.over:
 		return ErrUnitOver
-	case u.doomed != nil:
-		return u.doomed
+	case u.ended != nil:
+		return u.ended
 	}
-	return nil
+	return u.failed
 }
 
-func (u *Unit) observe(query string, took time.Duration, err error) {
+func (u *Unit) observe(ctx context.Context, query string, took time.Duration, err error) {
 	d := u.store.dialect
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -46,19 +159,34 @@ func (u *Unit) observe(query string, took time.Duration, err error) {
 	if err == nil {
 		return
 	}
+	if u.firstError == nil {
+		u.firstError = fmt.Errorf("statement %q: %w", firstWords(query), err)
+	}
 	if d.contention(err) || d.lockTimeout(err) {
 		u.stats.LockWait += took
-		u.stats.Slowest = query
+		u.contended = query
 	}
-	if d.ends(err) {
-		u.doom(err)
+	if d.ends(err) || cancelled(ctx, err) || errors.Is(err, driver.ErrBadConn) {
+		u.endLocked(err)
 	}
 }
 
-// doom is called with the lock held.
-func (u *Unit) doom(cause error) {
-	if u.doomed == nil {
-		u.doomed = fmt.Errorf("%w: %w", ErrDoomed, cause)
+// endLocked records that the database has ended the transaction by itself, or
+// that its connection is gone.
+func (u *Unit) endLocked(cause error) {
+	if u.ended == nil {
+		u.ended = fmt.Errorf("%w: %w", ErrDoomed, cause)
+	}
+}
+
+// fail records that the unit must not be committed: a part of it failed, though
+// the transaction itself could go on. Rolling back to a savepoint from before
+// takes it back.
+func (u *Unit) fail(cause error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.failed == nil {
+		u.failed = fmt.Errorf("%w: %w", ErrDoomed, cause)
 	}
 }
 
@@ -71,16 +199,19 @@ func (u *Unit) waited(d time.Duration) {
 
 // rowsFailed looks at an error that came while rows were read.
 func (u *Unit) rowsFailed(err error) {
-	if err != nil && u.store.dialect.ends(err) {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.doom(err)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.firstError == nil {
+		u.firstError = fmt.Errorf("reading rows: %w", err)
+	}
+	if u.store.dialect.ends(err) || cancelled(context.Background(), err) {
+		u.endLocked(err)
 	}
 }
 
-func (u *Unit) explain(ctx context.Context, query string, err error) error {
+func (u *Unit) explain(query string, err error) error {
 	d := u.store.dialect
-	if d.lockTimeout(err) && !d.contention(err) {
+	if d.lockTimeout(err) {
 		return &timeoutError{
 			sentinel: ErrLockTimeout, what: fmt.Sprintf("statement %q got no lock", firstWords(query)),
 			waited: u.store.cfg.LockTimeout, cause: err,
@@ -97,7 +228,20 @@ func (u *Unit) explain(ctx context.Context, query string, err error) error {
 func firstWords(query string) string {
 	query = strings.Join(strings.Fields(query), " ")
 	if len(query) > 80 {
-		return query[:80] + "…"
+		return strings.ToValidUTF8(query[:80], "") + "…"
 	}
 	return query
+}
+
+// readsOnly reports whether a query surely writes nothing. WITH may.
+func readsOnly(query string) bool {
+	word := strings.TrimLeft(query, " \t\r\n(")
+	if end := strings.IndexAny(word, " \t\r\n("); end >= 0 {
+		word = word[:end]
+	}
+	switch strings.ToUpper(word) {
+	case "SELECT", "SHOW", "EXPLAIN", "DESCRIBE", "PRAGMA", "VALUES", "TABLE":
+		return true
+	}
+	return false
 }

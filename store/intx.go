@@ -39,8 +39,11 @@ func (s *Store) InTx(ctx context.Context, fn func(ctx context.Context, tx Tx) er
 		last = stats
 		return err
 	})
-	if err != nil && s.IsContention(err) {
+	if err != nil && s.IsContention(err) && !errors.Is(err, ErrLockTimeout) {
 		err = fmt.Errorf("%w: %d attempts: %w", ErrContention, attempts, err)
+		fields := aboutFrom(ctx).logFields()
+		fields["attempts"] = attempts
+		s.cfg.Logger.Error("Transaction lost against concurrent ones on every attempt", err, fields)
 	}
 	last.Attempts, last.Err, last.About = attempts, err, aboutFrom(ctx)
 	s.report(last)
@@ -48,8 +51,14 @@ func (s *Store) InTx(ctx context.Context, fn func(ctx context.Context, tx Tx) er
 }
 
 func (s *Store) retryPolicy(ctx context.Context) retrypolicy.RetryPolicy[any] {
+	timeouts := 0
 	return retrypolicy.NewBuilder[any]().
-		HandleIf(func(_ any, err error) bool { return s.IsContention(err) && ctx.Err() == nil }).
+		HandleIf(func(_ any, err error) bool {
+			if errors.Is(err, ErrLockTimeout) {
+				timeouts++
+			}
+			return s.retryable(err, timeouts) && ctx.Err() == nil
+		}).
 		WithMaxRetries(s.cfg.MaxRetries).
 		WithBackoff(s.cfg.RetryBackoff, 50*s.cfg.RetryBackoff).
 		WithJitterFactor(0.5).
@@ -63,17 +72,26 @@ func (s *Store) retryPolicy(ctx context.Context) retrypolicy.RetryPolicy[any] {
 		Build()
 }
 
+// retryable: a lock timeout has used up its wait already. MySQL alone is given a
+// second one, because it reports deadlocks as lock timeouts when its deadlock
+// detection is off.
+func (s *Store) retryable(err error, timeouts int) bool {
+	if errors.Is(err, errWaitedForCopy) || !s.IsContention(err) {
+		return false
+	}
+	return timeouts == 0 || (s.dialect == MySQL && timeouts == 1)
+}
+
 func (s *Store) attempt(ctx context.Context, fn func(context.Context, Tx) error) (stats TxStats, err error) {
 	u, err := s.Begin(ctx)
 	if err != nil {
 		return TxStats{}, err
 	}
 	u.quiet = true
+	ended := false
 	defer func() {
-		// A handler's panic must not leave the transaction open.
-		if p := recover(); p != nil {
-			u.Rollback(ctx, fmt.Errorf("panic: %v", p))
-			panic(p)
+		if !ended { // a panic or runtime.Goexit must not leave the transaction open
+			u.Rollback(ctx, errors.New("the handler did not return"))
 		}
 	}()
 	if err = u.join(ctx, fn); err == nil {
@@ -81,10 +99,12 @@ func (s *Store) attempt(ctx context.Context, fn func(context.Context, Tx) error)
 	} else {
 		u.Rollback(ctx, err)
 	}
-	if err != nil && s.IsContention(err) {
-		err = fmt.Errorf("statement %q: %w", firstWords(u.stats.Slowest), err)
+	ended = true
+	stats, contended := u.measured()
+	if err != nil && s.IsContention(err) && !errors.Is(err, ErrLockTimeout) {
+		err = fmt.Errorf("statement %q: %w", firstWords(contended), err)
 	}
-	return u.stats, err
+	return stats, err
 }
 
 // join runs fn in the unit.
@@ -94,14 +114,11 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 	if outermost && u.attempts {
 		return u.redeliverable(ctx, fn)
 	}
-	if err := u.usable(); err != nil {
+	if err := u.usable(nil); err != nil {
 		return err
 	}
-	err := fn(u.Context(ctx), u.Tx())
-	if err != nil {
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		u.doom(err)
+	if err := fn(u.Context(ctx), u.Tx()); err != nil {
+		u.fail(err)
 		return err
 	}
 	if outermost && u.conn == nil {
@@ -131,31 +148,6 @@ func (u *Unit) leave() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.depth--
-}
-
-// Savepoint runs fn in a savepoint of the context's unit of work: when it fails,
-// its statements and publishes are undone and the unit goes on. Errors match
-// ErrNoUnit when there is none.
-func Savepoint(ctx context.Context, fn func(ctx context.Context, tx Tx) error) error {
-	u := unitFrom(ctx)
-	if u == nil {
-		return ErrNoUnit
-	}
-	return u.savepoint(ctx, fn)
-}
-
-func (u *Unit) savepoint(ctx context.Context, fn func(context.Context, Tx) error) error {
-	sp, err := u.openSavepoint(ctx)
-	if err != nil {
-		return err
-	}
-	if err := fn(u.Context(ctx), u.Tx()); err != nil {
-		if undo := sp.rollback(context.WithoutCancel(ctx)); undo != nil {
-			return errors.Join(err, undo)
-		}
-		return err
-	}
-	return sp.release(context.WithoutCancel(ctx))
 }
 
 func (s *Store) report(stats TxStats) {

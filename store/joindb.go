@@ -50,14 +50,27 @@ func SQLXTx(ctx context.Context) (*sqlx.Tx, bool) {
 
 type lentKey struct{}
 
-// sqlxTx begins a transaction on the joined database that is the unit's own
+// sqlxTx is the handle that is lent to the handler.
+func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) { return u.begin(ctx, &u.lent) }
+
+// innerTx is the handle of the unit's own queries: a lent one is of no use any
+// more after somebody has called its Commit.
+func (u *Unit) innerTx(ctx context.Context) (*sqlx.Tx, error) {
+	tx, err := u.begin(ctx, &u.inner)
+	if err != nil {
+		return nil, err
+	}
+	return tx, u.usable(nil)
+}
+
+// begin begins a transaction on the joined database that is the unit's own
 // instead of a savepoint in it. It outlives the context: only the unit ends it.
-func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) {
-	u.handleOnce.Do(func() {
-		ctx = context.WithValue(u.Context(context.WithoutCancel(ctx)), lentKey{}, true)
-		u.handle, u.handleErr = u.store.joined.BeginTxx(ctx, nil)
+func (u *Unit) begin(ctx context.Context, h *handle) (*sqlx.Tx, error) {
+	h.once.Do(func() {
+		lent := context.WithValue(context.WithoutCancel(ctx), lentKey{}, u)
+		h.tx, h.err = u.store.joined.BeginTxx(lent, nil)
 	})
-	return u.handle, u.handleErr
+	return h.tx, h.err
 }
 
 func newJoinDB(s *Store) *sqlx.DB {
@@ -86,10 +99,14 @@ func (d joinDriver) Open(string) (driver.Conn, error) { return &joinConn{store: 
 // connection of the store's database.
 type joinConn struct {
 	store *Store
-	// unit is set while a transaction that was begun inside a unit is open.
-	unit *Unit
+	// unit is set while a transaction that was begun inside a unit is open, and
+	// nested is its savepoint, nil for a lent handle.
+	unit   *Unit
+	nested *savepoint
 	// own is a connection of the store's database, taken when first needed.
 	own *sql.Conn
+	// ownTx: a transaction is open on it.
+	ownTx bool
 }
 
 var (
@@ -105,24 +122,35 @@ var (
 // it.
 func (c *joinConn) CheckNamedValue(*driver.NamedValue) error { return nil }
 
-func (c *joinConn) target(ctx context.Context, what string) (target, error) {
-	if c.unit != nil {
-		return c.unit.target(), nil
+func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
+	switch {
+	case c.unit != nil:
+		return guarded{c.unit, c.nested}, nil
+	case c.ownTx:
+		return outside{c.store, c.own}, nil
 	}
 	if u := c.store.UnitFromContext(ctx); u != nil {
-		return u.target(), nil
+		return guarded{unit: u}, nil
 	}
-	if c.own == nil {
-		if err := c.store.AllowOutside(ctx, fmt.Sprintf("statement %q through JoinDB", firstWords(what))); err != nil {
-			return nil, err
-		}
-		conn, err := c.store.connect(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c.own = conn.Conn
+	if err := c.takeOwn(ctx, what); err != nil {
+		return nil, err
 	}
-	return ownTarget{c.own}, nil
+	return outside{c.store, c.own}, nil
+}
+
+func (c *joinConn) takeOwn(ctx context.Context, what string) error {
+	if err := c.store.AllowOutside(ctx, fmt.Sprintf("statement %q through JoinDB", firstWords(what))); err != nil {
+		return err
+	}
+	if c.own != nil {
+		return nil
+	}
+	conn, err := c.store.connect(ctx)
+	if err != nil {
+		return err
+	}
+	c.own = conn.Conn
+	return nil
 }
 
 func (c *joinConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
@@ -130,7 +158,7 @@ func (c *joinConn) ExecContext(ctx context.Context, query string, args []driver.
 	if err != nil {
 		return nil, err
 	}
-	return t.exec(ctx, query, args)
+	return t.Exec(ctx, query, args)
 }
 
 func (c *joinConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
@@ -138,7 +166,7 @@ func (c *joinConn) QueryContext(ctx context.Context, query string, args []driver
 	if err != nil {
 		return nil, err
 	}
-	return t.query(ctx, query, args)
+	return t.Query(ctx, query, args)
 }
 
 // PrepareContext prepares nothing: where the statement will run is known only
@@ -152,26 +180,23 @@ func (c *joinConn) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	if u, _ := ctx.Value(lentKey{}).(*Unit); u != nil {
+		c.unit = u
+		return &lentTx{conn: c}, nil
+	}
 	u := c.store.UnitFromContext(ctx)
 	if u == nil {
 		return c.beginOwn(ctx, opts)
 	}
-	if err := u.usable(); err != nil {
-		return nil, err
-	}
 	if err := u.allowsIsolation(sql.IsolationLevel(opts.Isolation)); err != nil {
 		return nil, err
 	}
-	if lent, _ := ctx.Value(lentKey{}).(bool); lent {
-		c.unit = u
-		return &lentTx{conn: c}, nil
-	}
-	sp, err := u.openSavepoint(ctx)
+	sp, err := u.openSavepoint(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	c.unit = u
-	return &savepointTx{conn: c, savepoint: sp}, nil
+	c.unit, c.nested = u, sp
+	return &nestedTx{conn: c}, nil
 }
 
 func (c *joinConn) Begin() (driver.Tx, error) {
@@ -199,20 +224,19 @@ func (u *Unit) allowsIsolation(asked sql.IsolationLevel) error {
 		ErrIsolation, asked, u.store.cfg.Isolation)
 }
 
-// savepointTx is what BeginTx gives inside a unit.
-type savepointTx struct {
-	conn      *joinConn
-	savepoint *savepoint
+// nestedTx is what BeginTx gives inside a unit.
+type nestedTx struct{ conn *joinConn }
+
+func (t *nestedTx) end() *savepoint {
+	sp := t.conn.nested
+	t.conn.unit, t.conn.nested = nil, nil
+	return sp
 }
 
-func (t *savepointTx) Commit() error {
-	t.conn.unit = nil
-	return t.savepoint.release(context.Background())
-}
+func (t *nestedTx) Commit() error { return t.end().commit(context.Background()) }
 
-func (t *savepointTx) Rollback() error {
-	t.conn.unit = nil
-	err := t.savepoint.rollback(context.Background())
+func (t *nestedTx) Rollback() error {
+	err := t.end().rollback(context.Background())
 	if errors.Is(err, ErrUnitOver) || errors.Is(err, ErrDoomed) {
 		return nil // what it would undo is undone, or will be
 	}
@@ -231,10 +255,8 @@ func (t *lentTx) Commit() error {
 func (t *lentTx) Rollback() error {
 	u := t.conn.unit
 	t.conn.unit = nil
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !u.over {
-		u.doom(fmt.Errorf("%w: it was rolled back through its *sql.Tx", ErrOwned))
+	if !u.Over() {
+		u.fail(fmt.Errorf("%w: it was rolled back through its *sql.Tx", ErrOwned))
 	}
 	return nil
 }

@@ -14,8 +14,8 @@ import (
 type Tx interface {
 	// ExecContext runs a statement that returns no rows.
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	// QueryContext runs a query. The rows must be closed before the next
-	// statement.
+	// QueryContext runs a query. When another statement is run before the rows
+	// were read to their end, the rest is kept in memory.
 	QueryContext(ctx context.Context, query string, args ...any) (Rows, error)
 	// GetContext scans one row into dest: a scalar, or a struct with db tags.
 	// Errors match sql.ErrNoRows when there is none.
@@ -47,36 +47,36 @@ func TxFromContext(ctx context.Context) (Tx, bool) {
 // txHandle is the Tx of a unit.
 type txHandle struct{ unit *Unit }
 
-func (t txHandle) ExecContext(ctx context.Context, query string, args ...any) (res sql.Result, err error) {
-	err = t.unit.run(ctx, query, func() (err error) {
-		res, err = t.unit.session.ExecContext(ctx, t.rebind(query), args...)
-		return err
-	})
-	return res, err
+func (t txHandle) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return guarded{unit: t.unit}.Exec(ctx, t.rebind(query), namedValues(args))
 }
 
 func (t txHandle) QueryContext(ctx context.Context, query string, args ...any) (Rows, error) {
-	var rows *sql.Rows
-	err := t.unit.run(ctx, query, func() (err error) {
-		rows, err = t.unit.session.QueryContext(ctx, t.rebind(query), args...)
-		return err
-	})
+	tx, err := t.unit.innerTx(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &guardedRows{Rows: rows, unit: t.unit}, nil
+	rows, err := tx.QueryContext(ctx, t.rebind(query), args...)
+	if err != nil {
+		return nil, err
+	}
+	return rows, nil
 }
 
 func (t txHandle) GetContext(ctx context.Context, dest any, query string, args ...any) error {
-	return t.unit.run(ctx, query, func() error {
-		return sqlx.GetContext(ctx, t.unit.session, dest, t.rebind(query), args...)
-	})
+	tx, err := t.unit.innerTx(ctx)
+	if err != nil {
+		return err
+	}
+	return tx.GetContext(ctx, dest, t.rebind(query), args...)
 }
 
 func (t txHandle) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
-	return t.unit.run(ctx, query, func() error {
-		return sqlx.SelectContext(ctx, t.unit.session, dest, t.rebind(query), args...)
-	})
+	tx, err := t.unit.innerTx(ctx)
+	if err != nil {
+		return err
+	}
+	return tx.SelectContext(ctx, dest, t.rebind(query), args...)
 }
 
 func (t txHandle) NamedExecContext(ctx context.Context, query string, arg any) (sql.Result, error) {
@@ -88,15 +88,3 @@ func (t txHandle) NamedExecContext(ctx context.Context, query string, arg any) (
 }
 
 func (t txHandle) rebind(query string) string { return t.unit.store.dialect.rebind(query) }
-
-// guardedRows tells the unit of errors that come while rows are read.
-type guardedRows struct {
-	*sql.Rows
-	unit *Unit
-}
-
-func (r *guardedRows) Err() error {
-	err := r.Rows.Err()
-	r.unit.rowsFailed(err)
-	return err
-}

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -18,13 +17,15 @@ import (
 // begins, commits and rolls back; Begin is for those who must do so themselves,
 // such as a subscriber that reads its messages in the transaction.
 //
-// Its statements may come from several goroutines, one at a time reaches the
+// Its statements may come from several goroutines; one at a time reaches the
 // database.
 type Unit struct {
 	store *Store
-	// session runs the statements: the unit's own connection, or a transaction
-	// that somebody else owns.
-	session session
+	// outer is the context's unit of another store, if there is one.
+	outer *Unit
+	// session runs the statements: on the unit's own connection, or in a
+	// transaction that somebody else owns.
+	session Session
 	// conn is nil for a foreign transaction.
 	conn  *sqlx.Conn
 	about About
@@ -32,125 +33,45 @@ type Unit struct {
 	attempts bool
 	// quiet leaves reporting to InTx, which sums up several attempts.
 	quiet bool
+	begun time.Time
 
-	mu           sync.Mutex
-	over         bool
-	doomed       error
+	// turn is held by the statement that is on the connection. It is taken before
+	// mu, never after it.
+	turn chan struct{}
+
+	mu   sync.Mutex
+	over bool
+	// ended: the database rolled the transaction back by itself, or the
+	// connection is gone. failed: the unit must not be committed.
+	ended, failed error
+	// firstError is the first statement's error, for a COMMIT that the database
+	// refuses because of it.
+	firstError   error
+	contended    string
 	depth        int
 	beforeCommit []func(context.Context, Tx) error
 	afterCommit  []func()
 	savepoints   int
+	stack        []*savepoint
+	reading      map[*unitRows]struct{}
 	stats        TxStats
-	begun        time.Time
 
-	// handle is the *sql.Tx that is lent to the handler, made on first use.
-	handleOnce sync.Once
-	handle     *sqlx.Tx
-	handleErr  error
+	// inner carries the unit's own queries, lent is what the handler gets.
+	inner, lent handle
 }
 
-// session is what runs a unit's statements: *sqlx.Conn or *sqlx.Tx.
-type session interface {
-	sqlx.QueryerContext
-	sqlx.ExecerContext
+// handle is a *sqlx.Tx of the joined database that stands for the unit's
+// transaction, made on first use.
+type handle struct {
+	once sync.Once
+	tx   *sqlx.Tx
+	err  error
 }
 
-// Begin opens a transaction on a connection of its own. ctx bounds only the
-// opening: a unit outlives the cancellation of its message, so that a handler
-// which has returned can still commit. The caller must call Commit or Rollback.
-//
-// Errors match ErrConnTimeout when no connection, or on SQLite no turn as the
-// writer, came free within Config.ConnTimeout.
-func (s *Store) Begin(ctx context.Context) (*Unit, error) {
-	start := time.Now()
-	u := &Unit{store: s, about: aboutFrom(ctx)}
-	if err := s.lockWriter(ctx); err != nil {
-		return nil, err
-	}
-	conn, err := s.connect(ctx)
-	if err != nil {
-		s.unlockWriter()
-		return nil, err
-	}
-	u.conn, u.session = conn, conn
-	if err := s.open(ctx, u, start); err != nil {
-		u.discard()
-		return nil, err
-	}
-	u.begun = time.Now()
-	u.stats.ConnWait = u.begun.Sub(start)
-	step.Reach(ctx, step.TxBegun)
-	return u, nil
-}
-
-func (s *Store) connect(ctx context.Context) (*sqlx.Conn, error) {
-	bounded, cancel := context.WithTimeout(ctx, s.cfg.ConnTimeout)
-	defer cancel()
-	conn, err := s.db.Connx(bounded)
-	if err == nil {
-		return conn, nil
-	}
-	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-		stats := s.db.Stats()
-		return nil, &timeoutError{
-			sentinel: ErrConnTimeout,
-			what: fmt.Sprintf("%d of at most %d connections in use, none came free",
-				stats.InUse, stats.MaxOpenConnections),
-			waited: s.cfg.ConnTimeout,
-		}
-	}
-	return nil, fmt.Errorf("store: get a database connection: %w", err)
-}
-
-// open sends BEGIN. On SQLite another process may be the writer, and a database
-// opened without a busy timeout says so at once: then it asks again until
-// ConnTimeout.
-func (s *Store) open(ctx context.Context, u *Unit, start time.Time) error {
-	for {
-		err := s.begin.run(ctx, u.conn)
-		if err == nil {
-			return nil
-		}
-		if s.dialect != SQLite || !s.dialect.contention(err) {
-			return fmt.Errorf("store: begin: %w", err)
-		}
-		if waited := time.Since(start); waited > s.cfg.ConnTimeout {
-			return &timeoutError{
-				sentinel: ErrLockTimeout, what: "another process holds SQLite's write lock", waited: waited, cause: err,
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("store: begin: %w", ctx.Err())
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
-// lockWriter takes the process's turn as SQLite's one writer. Queueing here and
-// not at the database's lock keeps waiting units fair and their connections free.
-func (s *Store) lockWriter(ctx context.Context) error {
-	if s.writer == nil {
-		return nil
-	}
-	timer := time.NewTimer(s.cfg.ConnTimeout)
-	defer timer.Stop()
-	select {
-	case s.writer <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("store: wait for the turn as SQLite's writer: %w", ctx.Err())
-	case <-timer.C:
-		return &timeoutError{
-			sentinel: ErrLockTimeout, what: "this process's other unit of work is still writing to SQLite",
-			waited: s.cfg.ConnTimeout,
-		}
-	}
-}
-
-func (s *Store) unlockWriter() {
-	if s.writer != nil {
-		<-s.writer
+func newUnit(ctx context.Context, s *Store) *Unit {
+	return &Unit{
+		store: s, outer: unitFrom(ctx), about: aboutFrom(ctx), begun: time.Now(),
+		turn: make(chan struct{}, 1), reading: map[*unitRows]struct{}{},
 	}
 }
 
@@ -162,11 +83,6 @@ func (s *Store) unlockWriter() {
 func (u *Unit) Savepoints() *Unit {
 	u.attempts = true
 	return u
-}
-
-// Context returns a context whose InTx, TxFromContext and JoinDB join the unit.
-func (u *Unit) Context(ctx context.Context) context.Context {
-	return context.WithValue(ctx, unitKey{}, u)
 }
 
 // DeliversAgain reports whether the unit belongs to a subscriber that delivers a
@@ -187,7 +103,10 @@ func (u *Unit) Tx() Tx { return txHandle{u} }
 func (u *Unit) Doomed() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.doomed
+	if u.ended != nil {
+		return u.ended
+	}
+	return u.failed
 }
 
 // Commit runs what was registered with BeforeCommit, commits, then runs what was
@@ -203,10 +122,7 @@ func (u *Unit) Commit(ctx context.Context) error {
 		return err
 	}
 	step.Reach(ctx, step.TxBeforeCommit)
-	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
-	defer cancel()
-	if _, err := u.conn.ExecContext(bounded, u.store.begin.commit); err != nil {
-		err = u.explainCommit(err)
+	if err := u.sendCommit(ctx); err != nil {
 		u.Rollback(ctx, err)
 		return err
 	}
@@ -218,21 +134,48 @@ func (u *Unit) Commit(ctx context.Context) error {
 	return nil
 }
 
+// sendCommit marks the unit as over while it still has the turn: a statement that
+// slipped in after COMMIT would run on its own.
+func (u *Unit) sendCommit(ctx context.Context) error {
+	if err := u.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer u.giveTurn()
+	u.mu.Lock()
+	err := u.brokenLocked()
+	u.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, rows := range u.openRows() {
+		rows.end()
+	}
+	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
+	defer cancel()
+	err = u.store.begin.sendCommit(bounded, u.session)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if err != nil {
+		err = u.explainCommit(err)
+		u.endLocked(err)
+		return err
+	}
+	u.over = true
+	return nil
+}
+
 // prepare runs the hooks that belong in the transaction.
 func (u *Unit) prepare(ctx context.Context) error {
 	for {
 		u.mu.Lock()
-		hooks, over, doomed := u.beforeCommit, u.over, u.doomed
+		hooks, err := u.beforeCommit, u.brokenLocked()
 		u.beforeCommit = nil
 		u.mu.Unlock()
-		if over {
-			return ErrUnitOver
-		}
-		if doomed != nil {
-			return doomed
+		if err != nil {
+			return err
 		}
 		if len(hooks) == 0 {
-			return nil
+			return u.unended()
 		}
 		for _, hook := range hooks {
 			if err := hook(u.Context(ctx), u.Tx()); err != nil {
@@ -243,11 +186,14 @@ func (u *Unit) prepare(ctx context.Context) error {
 }
 
 // explainCommit tells a COMMIT that the database refused, which is rolled back,
-// from one whose answer never came.
+// from one whose answer never came. It is called with the lock held.
 func (u *Unit) explainCommit(err error) error {
 	const abortedTransaction = "25P02"
 	switch {
 	case sqlState(err) == abortedTransaction:
+		if u.firstError != nil {
+			err = u.firstError
+		}
 		return fmt.Errorf("%w: a statement failed and its error was not returned: %w", ErrDoomed, err)
 	case sqlState(err) == "" && mysqlNumber(err) == 0 && sqliteCode(err) == 0:
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
@@ -259,23 +205,36 @@ func (u *Unit) explainCommit(err error) error {
 // cancelled; a connection that can't be rolled back is thrown away, which ends
 // the transaction too.
 func (u *Unit) Rollback(ctx context.Context, why error) {
-	u.mu.Lock()
-	over := u.over
-	u.mu.Unlock()
-	if over || u.conn == nil {
+	if u.conn == nil || !u.sendRollback(context.WithoutCancel(ctx)) {
 		return
-	}
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), u.store.cfg.CommitTimeout)
-	defer cancel()
-	_, err := u.conn.ExecContext(bounded, "ROLLBACK")
-	if err != nil && (u.store.dialect != SQLite || sqliteCode(err) == 0) {
-		// SQLite refuses ROLLBACK when it has already rolled back by itself.
-		u.expel()
 	}
 	if why == nil {
 		why = errors.New("rolled back")
 	}
 	u.finish(why)
+}
+
+func (u *Unit) sendRollback(ctx context.Context) bool {
+	_ = u.takeTurn(ctx) // can't fail: the context is never cancelled
+	defer u.giveTurn()
+	u.mu.Lock()
+	over := u.over
+	u.over = true
+	u.mu.Unlock()
+	if over {
+		return false
+	}
+	for _, rows := range u.openRows() {
+		rows.end()
+	}
+	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
+	defer cancel()
+	_, err := u.session.Exec(bounded, "ROLLBACK", nil)
+	if err != nil && (u.store.dialect != SQLite || sqliteCode(err) == 0) {
+		// SQLite refuses ROLLBACK when it has already rolled back by itself.
+		u.expel()
+	}
+	return true
 }
 
 // expel makes the pool close the connection instead of using it again.
@@ -290,74 +249,37 @@ func (u *Unit) discard() {
 	u.store.unlockWriter()
 }
 
+// finish frees what the unit holds, once it is over.
 func (u *Unit) finish(why error) []func() {
 	u.mu.Lock()
-	u.over = true
 	after := u.afterCommit
 	u.stats.Length = time.Since(u.begun)
 	u.stats.Committed = why == nil
 	u.stats.Err = why
+	u.stats.Attempts, u.stats.About = 1, u.about
+	stats := u.stats
 	u.mu.Unlock()
-	u.handleOnce.Do(func() { u.handleErr = ErrUnitOver })
-	if u.handle != nil {
-		_ = u.handle.Rollback() // only frees the handle: the transaction is the unit's
-	}
+	u.inner.free()
+	u.lent.free()
 	_ = u.conn.Close()
 	u.store.unlockWriter()
 	if !u.quiet {
-		u.stats.Attempts, u.stats.About = 1, u.about
-		u.store.report(u.stats)
+		u.store.report(stats)
 	}
 	return after
 }
 
-type unitKey struct{}
-
-// UnitFromContext returns the store's unit of work in the context, or nil.
-func (s *Store) UnitFromContext(ctx context.Context) *Unit {
-	if u, ok := ctx.Value(unitKey{}).(*Unit); ok && u.store == s {
-		return u
+// free ends the handle, not the transaction, which is the unit's.
+func (h *handle) free() {
+	h.once.Do(func() { h.err = ErrUnitOver })
+	if h.tx != nil {
+		_ = h.tx.Rollback()
 	}
-	return nil
 }
 
-func unitFrom(ctx context.Context) *Unit {
-	u, _ := ctx.Value(unitKey{}).(*Unit)
-	return u
-}
-
-// Join returns a context whose InTx, TxFromContext, JoinDB and outbox publishes
-// use a transaction that the caller began and will end. Nothing can be hooked to
-// its commit: what is registered with BeforeCommit runs when the outermost InTx
-// returns, and what is registered with AfterCommit never does.
-func (s *Store) Join(ctx context.Context, tx *sql.Tx) context.Context {
-	u := &Unit{store: s, about: aboutFrom(ctx), begun: time.Now()}
-	u.session = &sqlx.Tx{Tx: tx, Mapper: s.db.Mapper}
-	return u.Context(ctx)
-}
-
-// BeforeCommit registers f to run in the context's unit of work, just before its
-// commit, in the order of registration. An error rolls the unit back.
-func BeforeCommit(ctx context.Context, f func(ctx context.Context, tx Tx) error) error {
-	u := unitFrom(ctx)
-	if u == nil {
-		return ErrNoUnit
-	}
+// measured returns what the unit has measured so far.
+func (u *Unit) measured() (stats TxStats, contended string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.beforeCommit = append(u.beforeCommit, f)
-	return nil
-}
-
-// AfterCommit registers f to run after the context's unit of work was committed,
-// on the goroutine that committed it. It must not block.
-func AfterCommit(ctx context.Context, f func()) error {
-	u := unitFrom(ctx)
-	if u == nil {
-		return ErrNoUnit
-	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.afterCommit = append(u.afterCommit, f)
-	return nil
+	return u.stats, u.contended
 }

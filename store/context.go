@@ -1,0 +1,82 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+)
+
+type unitKey struct{}
+
+// Context returns a context whose InTx, TxFromContext and JoinDB join the unit.
+func (u *Unit) Context(ctx context.Context) context.Context {
+	if unitFrom(ctx) == u {
+		return ctx
+	}
+	return context.WithValue(ctx, unitKey{}, u)
+}
+
+// UnitFromContext returns the store's unit of work in the context, or nil.
+func (s *Store) UnitFromContext(ctx context.Context) *Unit {
+	for u := unitFrom(ctx); u != nil; u = u.outer {
+		if u.store == s {
+			return u
+		}
+	}
+	return nil
+}
+
+func unitFrom(ctx context.Context) *Unit {
+	u, _ := ctx.Value(unitKey{}).(*Unit)
+	return u
+}
+
+// Join returns a context whose InTx, TxFromContext, JoinDB and outbox publishes
+// use a transaction that the caller began and will end. Nothing can be hooked to
+// its commit: what is registered with BeforeCommit runs when the outermost InTx
+// returns, and what is registered with AfterCommit never does.
+//
+// After an error that matches ErrDoomed the caller must roll back: MySQL and
+// SQLite may already have done so, and what is then sent through the *sql.Tx
+// itself would run outside of any transaction.
+func (s *Store) Join(ctx context.Context, tx *sql.Tx) context.Context {
+	return s.JoinSession(ctx, txSession{tx})
+}
+
+// JoinSession is Join for a transaction of a library other than database/sql.
+func (s *Store) JoinSession(ctx context.Context, session Session) context.Context {
+	u := newUnit(ctx, s)
+	u.session = session
+	return u.Context(ctx)
+}
+
+// BeforeCommit registers f to run in the context's unit of work, just before its
+// commit, in the order of registration. An error rolls the unit back.
+func BeforeCommit(ctx context.Context, f func(ctx context.Context, tx Tx) error) error {
+	u := unitFrom(ctx)
+	if u == nil {
+		return ErrNoUnit
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.over {
+		return ErrUnitOver
+	}
+	u.beforeCommit = append(u.beforeCommit, f)
+	return nil
+}
+
+// AfterCommit registers f to run after the context's unit of work was committed,
+// on the goroutine that committed it. It must not block.
+func AfterCommit(ctx context.Context, f func()) error {
+	u := unitFrom(ctx)
+	if u == nil {
+		return ErrNoUnit
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.over {
+		return ErrUnitOver
+	}
+	u.afterCommit = append(u.afterCommit, f)
+	return nil
+}
