@@ -72,6 +72,10 @@ func AfterCommit(ctx context.Context, f func()) error {
 	if u == nil {
 		return ErrNoUnit
 	}
+	return u.onCommit(f)
+}
+
+func (u *Unit) onCommit(f func()) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.over {
@@ -79,4 +83,16 @@ func AfterCommit(ctx context.Context, f func()) error {
 	}
 	u.afterCommit = append(u.afterCommit, f)
 	return nil
+}
+
+// afterCommitOf registers f with the unit that tx belongs to. A Tx of another
+// kind is a user's own wrapper: then the context says which unit it is.
+func (s *Store) afterCommitOf(ctx context.Context, tx Tx, f func()) error {
+	if handle, ok := tx.(txHandle); ok {
+		return handle.unit.onCommit(f)
+	}
+	if u := s.UnitFromContext(ctx); u != nil {
+		return u.onCommit(f)
+	}
+	return ErrNoUnit
 }

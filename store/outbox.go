@@ -87,7 +87,7 @@ func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error
 		}
 		rows, metadata = rows[n:], metadata[n:]
 	}
-	return AfterCommit(ctx, func() { s.WakeOutbox(partitions...) })
+	return s.afterCommitOf(ctx, tx, func() { s.WakeOutbox(partitions...) })
 }
 
 // chunk returns how many rows the next statement takes. Above 16 it is a power of

@@ -148,11 +148,7 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	if s.begin, err = s.newBeginner(ctx); err != nil {
 		return nil, fmt.Errorf("store: read the session's settings: %w", err)
 	}
-<<<<<<< HEAD
 	// Last, because it starts a goroutine that only Close ends.
-=======
-	// Last, because it has a goroutine of its own that only Close ends.
->>>>>>> 160f3eb (Bound, check and bind what the tables' statements did not)
 	s.joined = newJoinDB(s)
 	return s, nil
 }
