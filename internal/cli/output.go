@@ -58,11 +58,8 @@ func cell(text string) string {
 		if unicode.IsPrint(r) {
 			return r
 		}
-		if unicode.IsSpace(r) {
-			return ' '
-		}
 		return '·'
-	}, strings.ToValidUTF8(text, "·"))
+	}, strings.Join(strings.Fields(strings.ToValidUTF8(text, "·")), " "))
 	if runes := []rune(text); len(runes) > maxCell {
 		return string(runes[:maxCell]) + "…"
 	}

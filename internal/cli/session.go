@@ -68,7 +68,7 @@ func (a *app) with(ctx context.Context, mayCreate bool, f func(s *session) error
 		return err
 	}
 	defer s.close()
-	return s.url.Redact(f(s))
+	return f(s)
 }
 
 // store opens Headrace's tables.

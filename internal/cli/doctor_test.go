@@ -1,0 +1,272 @@
+package cli
+
+import (
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/forwarder"
+	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/store"
+)
+
+// examine runs doctor and returns its findings by check.
+func examine(t *testing.T, wantExit int, url string, args ...string) map[string]finding {
+	t.Helper()
+	got := result[doctorJSON](t, wantExit, append([]string{"doctor", "--db", url}, args...)...)
+	require.Equal(t, wantExit == exitOK, got.Healthy)
+	findings := map[string]finding{}
+	for _, f := range got.Findings {
+		require.NotContains(t, findings, f.Check, "named twice")
+		require.NotEmpty(t, f.Cause, f.Check)
+		require.True(t, f.Status == gradeOK || f.WayOut != "", "%s has no way out", f.Check)
+		findings[f.Check] = f
+	}
+	return findings
+}
+
+// with adds a parameter to a database's URL.
+func with(t *testing.T, raw, name, value string) string {
+	t.Helper()
+	separator := "?"
+	if strings.Contains(raw, "?") {
+		separator = "&"
+	}
+	return raw + separator + url.Values{name: {value}}.Encode()
+}
+
+func TestDoctorOfAHealthyDatabase(t *testing.T) {
+	t.Parallel()
+	checks := map[string]string{
+		"postgres": "version isolation lock timeout idle timeout durability clock schema outbox age outbox errors outbox owners",
+		"mariadb":  "version isolation lock timeout deadlock log durability clock schema outbox age outbox errors outbox owners",
+		"sqlite":   "version journal busy timeout durability clock schema outbox age outbox errors outbox owners",
+	}
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		migrated(t, kind, url)
+		got := result[doctorJSON](t, exitOK, "doctor", "--strict", "--db", url)
+		names := make([]string, 0, len(got.Findings))
+		for _, f := range got.Findings {
+			require.Equal(t, gradeOK, f.Status, "%+v", f)
+			names = append(names, f.Check)
+		}
+		require.Equal(t, checks[kind], strings.Join(names, " "))
+
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))
+		text := steady(term.out.String(), url)
+		require.Contains(t, text, "\nok  schema  version 1\nok  outbox age  nothing unsent\n")
+		require.Contains(t, text, "0 warnings, 0 failed\n")
+		require.Empty(t, term.err.String())
+	})
+}
+
+func TestDoctorWithoutSchema(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, url := on.T, on.url
+		db := testenv.Open(t, url)
+		_, err := db.ExecContext(t.Context(), "CREATE TABLE orders (id INTEGER)") // makes SQLite's file, too
+		require.NoError(t, err)
+		got := examine(t, exitProblem, url)
+		require.Equal(t, gradeFail, got["schema"].Status)
+		require.Contains(t, got["schema"].WayOut, "headrace migrate up")
+		require.NotContains(t, got, "outbox age", "there is no outbox to look at")
+
+		var term terminal
+		require.Equal(t, exitProblem, term.run(t, "doctor", "--db", url))
+		require.Contains(t, steady(term.out.String(), url), "fail  schema  there are no tables with the prefix \"headrace_\"\n"+
+			"  → run `headrace migrate up`, or check --schema and --prefix\n")
+		require.Empty(t, term.err.String())
+	})
+}
+
+func TestDoctorFindsPartitionsWithoutOwner(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		st, db := migrated(t, kind, url)
+		publish(t, st, store.OutboxRow{MessageID: "1", Destination: "d", Topic: "t"})
+		owners := examine(t, exitOK, url)["outbox owners"]
+		require.Equal(t, gradeWarn, owners.Status, "a handover takes some seconds")
+
+		age(t, kind, db, time.Minute)
+		owners = examine(t, exitProblem, url)["outbox owners"]
+		require.Equal(t, gradeFail, owners.Status)
+		require.Regexp(t, `no forwarder owns partition \(\d+\) where 1 message is waiting, for up to 1m`, owners.Cause)
+
+		for p := range store.OutboxPartitions { // owners that died
+			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(p), "dead", -time.Second)
+			require.NoError(t, err)
+			require.True(t, ok)
+		}
+		require.Equal(t, gradeFail, examine(t, exitProblem, url)["outbox owners"].Status)
+
+		for p := range store.OutboxPartitions {
+			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(p), "live", time.Minute)
+			require.NoError(t, err)
+			require.True(t, ok)
+		}
+		require.Equal(t, gradeOK, examine(t, exitOK, url)["outbox owners"].Status)
+	})
+}
+
+func TestDoctorFindsOldAndFailingMessages(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		busy(t, kind, url)
+		got := examine(t, exitProblem, url)
+		require.Equal(t, gradeFail, got["outbox age"].Status)
+		require.Contains(t, got["outbox age"].Cause, "3 messages unsent, the oldest for 10m")
+		require.Equal(t, gradeWarn, got["outbox errors"].Status)
+		require.Contains(t, got["outbox errors"].Cause, "1 to topic stock of destination default (broker said: no)")
+		require.Equal(t, gradeOK, examine(t, exitProblem, url, "--max-age", "1h")["outbox age"].Status)
+	})
+}
+
+func TestDoctorComparesTheClocks(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		migrated(t, kind, url)
+		for _, skew := range []time.Duration{-time.Hour, time.Hour} {
+			term := terminal{now: func() time.Time { return time.Now().Add(skew) }}
+			require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))
+			where := map[bool]string{true: "1h0m0s behind this machine's", false: "1h0m0s ahead of this machine's"}[skew > 0]
+			require.Contains(t, term.out.String(), "warn  clock")
+			require.Contains(t, term.out.String(), "the database's clock is "+where)
+			require.Equal(t, exitProblem, term.run(t, "doctor", "--strict", "--db", url))
+		}
+	})
+}
+
+func TestDoctorReadsTheSessionsSettings(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ kind, name, value, check, status string }{
+		{"postgres", "lock_timeout", "100", "lock timeout", gradeWarn},
+		{"postgres", "lock_timeout", "5000", "lock timeout", gradeOK},
+		{"postgres", "idle_in_transaction_session_timeout", "1000", "idle timeout", gradeWarn},
+		{"postgres", "default_transaction_isolation", "serializable", "isolation", gradeWarn},
+		{"postgres", "synchronous_commit", "off", "durability", gradeFail},
+		{"mariadb", "tx_isolation", "'SERIALIZABLE'", "isolation", gradeWarn},
+		{"mariadb", "tx_isolation", "'READ-COMMITTED'", "isolation", gradeOK},
+		{"mariadb", "innodb_lock_wait_timeout", "3", "lock timeout", gradeOK},
+		{"sqlite", "_pragma", "journal_mode(DELETE)", "journal", gradeWarn},
+		{"sqlite", "_pragma", "journal_mode(WAL)", "journal", gradeOK},
+		{"sqlite", "_pragma", "busy_timeout(0)", "busy timeout", gradeWarn},
+		{"sqlite", "_pragma", "busy_timeout(99)", "busy timeout", gradeOK},
+		{"sqlite", "_pragma", "synchronous(OFF)", "durability", gradeFail},
+		{"sqlite", "_pragma", "synchronous(NORMAL)", "durability", gradeWarn},
+	} {
+		t.Run(test.kind+" "+test.name+" "+test.value, func(t *testing.T) {
+			t.Parallel()
+			if testing.Short() && test.kind != "sqlite" {
+				return // there are no services
+			}
+			url := testenv.Database(t, test.kind)
+			if test.kind == "sqlite" {
+				url, _, _ = strings.Cut(url, "?") // it has pragmas of its own
+			}
+			migrated(t, test.kind, url)
+			exit := exitOK
+			if test.status == gradeFail {
+				exit = exitProblem
+			}
+			got := examine(t, exit, with(t, url, test.name, test.value))
+			require.Equal(t, test.status, got[test.check].Status, "%+v", got[test.check])
+		})
+	}
+}
+
+func TestDoctorJudgesServers(t *testing.T) {
+	t.Parallel()
+	version := func(product, version string) store.Server { return store.Server{Product: product, Version: version} }
+	set := func(name, value string) store.Server { return store.Server{Settings: map[string]string{name: value}} }
+	isolation := func(product, level string) store.Server {
+		return store.Server{Product: product, Settings: map[string]string{"transaction_isolation": level}}
+	}
+	for name, test := range map[string]struct {
+		check  func(store.Server) finding
+		server store.Server
+		want   string
+	}{
+		"Postgres 12":       {checkVersion, version("PostgreSQL", "12.19"), gradeFail},
+		"Postgres 13":       {checkVersion, version("PostgreSQL", "13.0"), gradeOK},
+		"Postgres beta":     {checkVersion, version("PostgreSQL", "18beta1"), gradeOK},
+		"MySQL 5.7":         {checkVersion, version("MySQL", "5.7.44"), gradeFail},
+		"MySQL 8.0.12":      {checkVersion, version("MySQL", "8.0.12"), gradeFail},
+		"MySQL 8.0.13":      {checkVersion, version("MySQL", "8.0.13-log"), gradeOK},
+		"MySQL 8.4":         {checkVersion, version("MySQL", "8.4.0"), gradeOK},
+		"MariaDB 10.5":      {checkVersion, version("MariaDB", "10.5.29-MariaDB"), gradeFail},
+		"MariaDB 10.6":      {checkVersion, version("MariaDB", "10.6.0-MariaDB"), gradeOK},
+		"MariaDB 11":        {checkVersion, version("MariaDB", "11.8.3-MariaDB-0+deb13u1"), gradeOK},
+		"strange version":   {checkVersion, version("PostgreSQL", "devel"), gradeWarn},
+		"deadlocks logged":  {checkMySQLDeadlocks, set("innodb_print_all_deadlocks", "ON"), gradeOK},
+		"deadlocks hidden":  {checkMySQLDeadlocks, set("innodb_print_all_deadlocks", "OFF"), gradeWarn},
+		"no flush":          {checkMySQLDurability, set("innodb_flush_log_at_trx_commit", "0"), gradeFail},
+		"flush to machine":  {checkMySQLDurability, set("innodb_flush_log_at_trx_commit", "2"), gradeWarn},
+		"flush to disk":     {checkMySQLDurability, set("innodb_flush_log_at_trx_commit", "1"), gradeOK},
+		"fsync off":         {checkPostgresDurability, set("fsync", "off"), gradeFail},
+		"pages at risk":     {checkPostgresDurability, set("full_page_writes", "off"), gradeFail},
+		"no InnoDB":         {checkMySQLLocks, store.Server{}, gradeWarn},
+		"MySQL isolation":   {checkIsolation, isolation("MySQL", "REPEATABLE-READ"), gradeOK},
+		"usual isolation":   {checkIsolation, isolation("PostgreSQL", "read committed"), gradeOK},
+		"unusual isolation": {checkIsolation, isolation("PostgreSQL", "repeatable read"), gradeWarn},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			found := test.check(test.server)
+			require.Equal(t, test.want, found.Status, "%+v", found)
+		})
+	}
+	rolledBack := checkMySQLLocks(store.Server{Settings: map[string]string{
+		"innodb_lock_wait_timeout": "50", "innodb_rollback_on_timeout": "ON",
+	}})
+	require.Contains(t, rolledBack.Cause, "innodb_rollback_on_timeout is ON")
+}
+
+func TestDoctorComparesTheWindowWithTheBroker(t *testing.T) {
+	t.Parallel()
+	db := testenv.SQLite(t)
+	migrated(t, "sqlite", db)
+
+	window := examine(t, exitOK, db, "--broker", "mem:", "--window", "168h")["dedupe window"]
+	require.Equal(t, gradeWarn, window.Status, "it sets no bound")
+	require.Contains(t, window.Cause, "7 days")
+
+	if testing.Short() {
+		return // there is no Kafka
+	}
+	broker := with(t, testenv.Kafka(t), "retention", "240h")
+	window = examine(t, exitProblem, db, "--broker", broker, "--window", "168h")["dedupe window"]
+	require.Equal(t, gradeFail, window.Status)
+	require.Contains(t, window.Cause, "remembered for 7 days, but "+testenv.Kafka(t)+" can deliver a copy 10 days later")
+	require.Contains(t, window.WayOut, "DedupeConfig.Window")
+
+	window = examine(t, exitOK, db, "--broker", broker, "--window", "240h")["dedupe window"]
+	require.Equal(t, gradeOK, window.Status)
+}
+
+func TestDoctorWithABrokerThatCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	db := testenv.SQLite(t)
+	migrated(t, "sqlite", db)
+
+	got := examine(t, exitProblem, db, "--connect-timeout", "200ms", "--broker", "kafka://me:hunter22@127.0.0.1:1?sasl=plain")
+	require.Equal(t, gradeFail, got["broker"].Status)
+	require.Contains(t, got["broker"].Cause, "kafka://127.0.0.1:1")
+	require.NotContains(t, got["broker"].Cause, "hunter22")
+	require.Equal(t, gradeOK, got["schema"].Status, "the rest is examined all the same")
+
+	for _, bad := range []string{"kafka://127.0.0.1:1?no_such=1", "carrier-pigeon://loft", "no URL"} {
+		var term terminal
+		require.Equal(t, exitFailed, term.run(t, "doctor", "--db", db, "--broker", bad), bad)
+		require.Empty(t, term.out.String())
+		require.Contains(t, term.err.String(), "headrace: brokers: ")
+	}
+}

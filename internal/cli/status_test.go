@@ -1,0 +1,199 @@
+package cli
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+func publish(t *testing.T, st *store.Store, rows ...store.OutboxRow) {
+	t.Helper()
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+		return st.InsertOutbox(ctx, tx, rows)
+	}))
+}
+
+func remember(t *testing.T, st *store.Store, consumer string, verdict store.Verdict, ids ...string) {
+	t.Helper()
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		for _, id := range ids {
+			_, inserted, err := st.InsertInbox(ctx, store.InboxRow{Consumer: consumer, MessageID: id, Verdict: verdict})
+			require.NoError(t, err)
+			require.True(t, inserted)
+		}
+		return nil
+	}))
+}
+
+// failPublish records a failed publish for the row of a message.
+func failPublish(t *testing.T, st *store.Store, messageID, cause string) {
+	t.Helper()
+	for p := range store.OutboxPartitions {
+		rows, err := st.ReadOutbox(t.Context(), p, 0, 100, 1<<20)
+		require.NoError(t, err)
+		for _, row := range rows {
+			if row.MessageID == messageID {
+				require.NoError(t, st.FailOutbox(t.Context(), p, row.ID, errors.New(cause)))
+			}
+		}
+	}
+}
+
+// age makes the outbox's rows older.
+func age(t *testing.T, kind string, db *sql.DB, by time.Duration) {
+	t.Helper()
+	earlier := map[string]string{
+		"postgres": "created_at - interval '%d microseconds'",
+		"mariadb":  "created_at - INTERVAL %d MICROSECOND",
+		"sqlite":   "created_at - %d",
+	}[kind]
+	_, err := db.ExecContext(t.Context(), "UPDATE headrace_outbox SET created_at = "+fmt.Sprintf(earlier, by.Microseconds()))
+	require.NoError(t, err)
+}
+
+// busy fills a database as a running service would.
+func busy(t *testing.T, kind, url string) *sql.DB {
+	t.Helper()
+	st, db := migrated(t, kind, url)
+	publish(t, st,
+		store.OutboxRow{MessageID: "1", Destination: "default", Topic: "stock"},
+		store.OutboxRow{MessageID: "2", Destination: "default", Topic: "stock"},
+		store.OutboxRow{MessageID: "3", Destination: "audit", Topic: "changes"})
+	failPublish(t, st, "2", "broker said:\n\tno")
+	age(t, kind, db, 10*time.Minute)
+	remember(t, st, "stock.on-change", store.Applied, "a", "b")
+	remember(t, st, "stock.on-change", store.Parked, "c")
+	remember(t, st, "billing.on-change", store.Applied, "a")
+	for _, name := range []string{"outbox/10", "outbox/9", "purge/stock"} {
+		_, ok, err := st.AcquireLease(t.Context(), name, "host-1", time.Minute)
+		require.NoError(t, err)
+		require.True(t, ok)
+	}
+	over, ok, err := st.AcquireLease(t.Context(), "outbox/1", "host-2", -time.Minute)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, "host-2", over.Owner)
+	returned, ok, err := st.AcquireLease(t.Context(), "outbox/2", "host-3", time.Minute)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.NoError(t, st.ReleaseLease(t.Context(), returned))
+	return db
+}
+
+const busyText = `DB
+
+OUTBOX  3 unsent, 1 failing, oldest AGE
+DESTINATION  TOPIC  UNSENT  FAILING  OLDEST  LAST ERROR
+audit  changes  1  0  AGE
+default  stock  2  1  AGE  broker said: no
+
+INBOX
+CONSUMER  VERDICT  MESSAGES
+billing.on-change  applied  1
+stock.on-change  applied  2
+stock.on-change  parked (open)  1
+
+LEASES
+NAME  OWNER  EPOCH  EXPIRES
+outbox/1  host-2  1  expired AGE ago
+outbox/2  nobody  1  given back
+outbox/9  host-1  1  in AGE
+outbox/10  host-1  1  in AGE
+purge/stock  host-1  1  in AGE
+`
+
+func TestStatusShowsOutboxInboxAndLeases(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		busy(t, kind, url)
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "status", "--db", url), term.err.String())
+		require.Equal(t, busyText, steady(term.out.String(), url))
+		require.Empty(t, term.err.String())
+
+		got := result[statusJSON](t, exitOK, "status", "--db", url)
+		require.EqualValues(t, 3, got.Outbox.Unsent)
+		require.EqualValues(t, 1, got.Outbox.Failing)
+		require.InDelta(t, 600, got.Outbox.OldestAgeSeconds, 60)
+		require.Len(t, got.Outbox.Topics, 2)
+		require.Equal(t, "broker said:\n\tno", got.Outbox.Topics[1].LastError)
+		require.Equal(t, inboxJSON{"stock.on-change", "parked", true, 1}, got.Inbox[2])
+		require.Len(t, got.Leases, 5)
+		require.False(t, got.Leases[0].Live)
+		require.Negative(t, got.Leases[0].ExpiresInSeconds)
+		require.True(t, got.Leases[3].Live)
+		require.InDelta(t, 60, got.Leases[3].ExpiresInSeconds, 59)
+		require.Empty(t, got.Problems)
+	})
+}
+
+func TestStatusOfAnIdleService(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		migrated(t, kind, url)
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "status", "--check", "--db", url), term.err.String())
+		require.Equal(t, "DB\n\nOUTBOX  nothing unsent\n\nINBOX  empty\n\nLEASES  none\n", steady(term.out.String(), url))
+
+		require.Equal(t, exitOK, term.run(t, "status", "--json", "--db", url), term.err.String())
+		require.JSONEq(t, `{"database": "DB", "inbox": [], "leases": [], "problems": [],
+			"outbox": {"unsent": 0, "failing": 0, "oldest_age_seconds": 0, "topics": []}}`, steady(term.out.String(), url))
+	})
+}
+
+func TestStatusChecksItsLimits(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		busy(t, kind, url)
+		for name, test := range map[string]struct {
+			args []string
+			want string
+		}{
+			"usual age":     {[]string{"--check"}, "the oldest unsent message has waited AGE, the limit is AGE"},
+			"age":           {[]string{"--max-age", "9m"}, "the oldest unsent message has waited AGE, the limit is AGE"},
+			"longer age":    {[]string{"--max-age", "1h"}, ""},
+			"unsent":        {[]string{"--max-age", "1h", "--max-unsent", "2"}, "3 messages unsent, the limit is 2"},
+			"enough unsent": {[]string{"--max-age", "1h", "--max-unsent", "3"}, ""},
+			"failing": {[]string{"--max-age", "1h", "--max-failing", "0"}, "1 message failed to be published, " +
+				"the limit is 0"},
+			"enough failing":  {[]string{"--max-age", "1h", "--max-failing", "1"}, ""},
+			"no limit at all": {nil, ""},
+		} {
+			var term terminal
+			exit := term.run(t, append([]string{"status", "--db", url}, test.args...)...)
+			want, wantExit := busyText, exitOK
+			if test.want != "" {
+				want, wantExit = busyText+"\nPROBLEM  "+test.want+"\n", exitProblem
+			}
+			require.Equal(t, wantExit, exit, name)
+			require.Equal(t, want, steady(term.out.String(), url), name)
+			require.Empty(t, term.err.String(), name)
+			got := result[statusJSON](t, wantExit, append([]string{"status", "--db", url}, test.args...)...)
+			require.Equal(t, test.want != "", len(got.Problems) == 1, name)
+		}
+	})
+}
+
+func TestStatusWithoutSchemaSaysHowToGetOne(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		st, _ := migrated(t, kind, url)
+		require.NoError(t, st.Migrator().Down(t.Context()))
+		var term terminal
+		require.Equal(t, exitProblem, term.run(t, "status", "--db", url))
+		require.Empty(t, term.out.String())
+		require.Contains(t, term.err.String(), "headrace schema is missing or too old")
+		require.Contains(t, term.err.String(), "run `headrace migrate up`")
+	})
+}
