@@ -109,7 +109,7 @@ func Open(ctx context.Context, rawURL string, cfg Config) (*Broker, error) {
 	opener, ok := cfg.Openers[u.Scheme]
 	if !ok || opener == nil {
 		return nil, fmt.Errorf("brokers: %w %q; known are %s", ErrUnknownScheme, u.Scheme,
-			listOr(slices.Sorted(maps.Keys(cfg.Openers)), "none: set Config.Openers, for example to all.Openers()"))
+			listOr(slices.Sorted(maps.Keys(cfg.Openers)), "none, set Config.Openers to all.Openers()"))
 	}
 
 	cfg, err = withURLOptions(u, cfg)
@@ -163,7 +163,7 @@ func parseURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("brokers: %w: %w", ErrBadURL, err)
 	}
 	if u.Scheme == "" {
-		return nil, fmt.Errorf("brokers: %w: it has no scheme, such as kafka:// or mem:", ErrBadURL)
+		return nil, fmt.Errorf("brokers: %w: it has no scheme, such as mem: or kafka://…", ErrBadURL)
 	}
 
 	return u, nil

@@ -34,7 +34,9 @@ func (f *fake) Publish(_ string, messages ...*message.Message) error {
 	return f.fail
 }
 
-func (f *fake) Subscribe(context.Context, string) (<-chan *message.Message, error) { return nil, nil }
+func (f *fake) Subscribe(context.Context, string) (<-chan *message.Message, error) {
+	return make(chan *message.Message), nil
+}
 
 func (f *fake) Close() error {
 	f.closed++
@@ -43,6 +45,8 @@ func (f *fake) Close() error {
 }
 
 func (f *fake) opener(t *testing.T) brokers.Opener {
+	t.Helper()
+
 	return func(_ context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend, error) {
 		require.NotNil(t, cfg.Logger)
 		o := brokers.NewOptions(u)
@@ -92,11 +96,15 @@ func TestOpenNamesCauseAndWayOut(t *testing.T) {
 		is   error
 		says []string
 	}{
-		"empty":                 {"", brokers.ErrBadURL, []string{"no scheme"}},
-		"no scheme":             {"localhost/x", brokers.ErrBadURL, []string{"no scheme"}},
-		"unknown scheme":        {"amqp://h", brokers.ErrUnknownScheme, []string{`"amqp"`, "fake, other"}},
-		"unknown option":        {"fake://h?wrokers=1", brokers.ErrBadOption, []string{`"wrokers"`, "known options are acks, connect_timeout, group, join, poll, secret_key, workers"}},
-		"all options at once":   {"fake://h?nope=1&workers=x", brokers.ErrBadOption, []string{`"nope"`, "workers must be a whole number of at least 1", `is "x"`}},
+		"empty":          {"", brokers.ErrBadURL, []string{"no scheme"}},
+		"no scheme":      {"localhost/x", brokers.ErrBadURL, []string{"no scheme"}},
+		"unknown scheme": {"amqp://h", brokers.ErrUnknownScheme, []string{`"amqp"`, "fake, other"}},
+		"unknown option": {"fake://h?wrokers=1", brokers.ErrBadOption, []string{
+			`"wrokers"`, "known options are acks, connect_timeout, group, join, poll, secret_key, workers",
+		}},
+		"all options at once": {"fake://h?nope=1&workers=x", brokers.ErrBadOption, []string{
+			`"nope"`, "workers must be a whole number of at least 1", `is "x"`,
+		}},
 		"number too small":      {"fake://h?workers=0", brokers.ErrBadOption, []string{"at least 1"}},
 		"bad duration":          {"fake://h?poll=5", brokers.ErrBadOption, []string{"a duration such as"}},
 		"negative duration":     {"fake://h?poll=-5s", brokers.ErrBadOption, []string{"a duration such as"}},

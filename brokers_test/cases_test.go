@@ -52,6 +52,7 @@ func cases(t *testing.T) []brokerCase {
 		{
 			name: "mem-file",
 			url: func(t *testing.T) string {
+				t.Helper()
 				return "mem:?file=" + url.QueryEscape(filepath.Join(t.TempDir(), "queue #1.db"))
 			},
 			quick:       map[string]string{"nack_delay": "20ms", "poll": "10ms"},
@@ -60,8 +61,12 @@ func cases(t *testing.T) []brokerCase {
 			limit:       "max_body",
 		},
 		{
-			name:        "postgres",
-			url:         func(t *testing.T) string { return testenv.Postgres(t) },
+			name: "postgres",
+			url: func(t *testing.T) string {
+				t.Helper()
+
+				return testenv.Postgres(t)
+			},
 			quick:       map[string]string{"nack_delay": "20ms", "poll_max": "20ms"},
 			shared:      true,
 			unreachable: "postgres://user:hunter2@127.0.0.1:1/db",
@@ -69,8 +74,12 @@ func cases(t *testing.T) []brokerCase {
 			service:     true,
 		},
 		{
-			name:        "mariadb",
-			url:         func(t *testing.T) string { return testenv.MariaDB(t) },
+			name: "mariadb",
+			url: func(t *testing.T) string {
+				t.Helper()
+
+				return testenv.MariaDB(t)
+			},
 			quick:       map[string]string{"nack_delay": "20ms", "poll_max": "20ms"},
 			shared:      true,
 			unreachable: "mariadb://user:hunter2@127.0.0.1:1/db",
@@ -119,6 +128,7 @@ const patience = 60 * time.Second
 type bundle struct {
 	*brokers.Broker
 	brokerCase
+
 	rawURL string
 	topic  string
 }

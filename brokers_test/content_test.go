@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func oddMessages() map[string]*message.Message {
 
 	return map[string]*message.Message{
 		"json":             plain([]byte(`{"b": 1,  "a": 1.0, "a": 2}`)),
-		"unicode":          plain([]byte("Grüße, 日本, 🚂")),
+		"unicode":          plain([]byte("Grüße, \u65e5\u672c, 🚂")),
 		"every byte":       plain(every),
 		"not UTF-8":        plain([]byte{0xff, 0xfe, 0x00, 0xc3}),
 		"NUL":              plain([]byte{0}),
@@ -63,6 +64,7 @@ func oddMessages() map[string]*message.Message {
 func TestContentsComeBackAsTheyWent(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		messages := b.subscribe(t, "one")
 		for name, sent := range oddMessages() {
 			want := sent.Copy()
@@ -71,7 +73,8 @@ func TestContentsComeBackAsTheyWent(t *testing.T) {
 			got := receive(t, messages)
 			got.Ack()
 			require.Equal(t, want.UUID, got.UUID, name)
-			require.Truef(t, bytes.Equal(want.Payload, got.Payload), "%s: payload %.60q became %.60q", name, want.Payload, got.Payload)
+			require.Truef(t, bytes.Equal(want.Payload, got.Payload),
+				"%s: payload %.60q became %.60q", name, want.Payload, got.Payload)
 			if b.Capabilities.NilPayload {
 				require.Equal(t, want.Payload == nil, got.Payload == nil, name)
 			}
@@ -87,10 +90,11 @@ func TestContentsComeBackAsTheyWent(t *testing.T) {
 func TestBodiesUpToTheLimit(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		limit := b.Capabilities.MaxBody
 		if b.limit != "" {
 			limit = 50_000
-			b.rawURL = withOptions(t, b.rawURL, map[string]string{b.limit: fmt.Sprint(limit)})
+			b.rawURL = withOptions(t, b.rawURL, map[string]string{b.limit: strconv.Itoa(limit)})
 			b.Broker = open(t, b.rawURL)
 		}
 		require.Positive(t, limit, "a broker that declares no limit needs a case of its own here")
@@ -103,7 +107,7 @@ func TestBodiesUpToTheLimit(t *testing.T) {
 		small, over := newMessage("", "small"), newMessage("", strings.Repeat("x", limit+1))
 		err := b.Publisher.Publish(b.topic, small, over)
 		require.ErrorIs(t, err, brokers.ErrTooLarge)
-		require.ErrorContains(t, err, fmt.Sprint(limit+1))
+		require.ErrorContains(t, err, strconv.Itoa(limit+1))
 		var refused *brokers.RefusedError
 		require.ErrorAs(t, err, &refused)
 		require.Equal(t, 1, refused.Index)
@@ -120,6 +124,7 @@ func TestBodiesUpToTheLimit(t *testing.T) {
 func TestUnsendableMessagesAreRefusedBeforeAnythingIsSent(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		messages := b.subscribe(t, "one")
 
 		noUUID := message.NewMessage("", []byte("x"))
@@ -166,6 +171,7 @@ func TestPublishedMessagesAreCopies(t *testing.T) {
 	t.Parallel()
 	type secret struct{}
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		one, two := b.subscribe(t, "one"), (<-chan *message.Message)(nil)
 		if b.Capabilities.Groups {
 			two = b.subscribe(t, "two")

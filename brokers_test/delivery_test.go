@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 func TestNackedMessageComesAgainWithoutAHotLoop(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		messages := b.subscribe(t, "one")
 		sent := newMessage("k", "again")
 		b.publish(t, sent)
@@ -38,9 +40,10 @@ func TestNackedMessageComesAgainWithoutAHotLoop(t *testing.T) {
 func TestMessageInHandWhenItsConsumerClosesComesAgain(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		b.rawURL = withOptions(t, b.rawURL, map[string]string{"drain": "200ms"})
 		b.Broker = open(t, b.rawURL)
-		messages, sub := b.subscribeCtx(t, t.Context(), "one")
+		messages, sub := b.subscribeCtx(t.Context(), t, "one")
 		sent := newMessage("k", "in hand")
 		b.publish(t, sent)
 
@@ -57,7 +60,8 @@ func TestMessageInHandWhenItsConsumerClosesComesAgain(t *testing.T) {
 func TestCloseWaitsForTheHandlerInHand(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
-		messages, sub := b.subscribeCtx(t, t.Context(), "one")
+		t.Helper()
+		messages, sub := b.subscribeCtx(t.Context(), t, "one")
 		b.publish(t, newMessage("k", "slow"))
 		held := receive(t, messages)
 
@@ -84,9 +88,10 @@ func TestCloseWaitsForTheHandlerInHand(t *testing.T) {
 func TestEndOfTheSubscriptionsContextCancelsAndDrains(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		messages, _ := b.subscribeCtx(t, ctx, "one")
+		messages, _ := b.subscribeCtx(ctx, t, "one")
 		b.publish(t, newMessage("k", "held"))
 		held := receive(t, messages)
 
@@ -103,6 +108,7 @@ func TestEndOfTheSubscriptionsContextCancelsAndDrains(t *testing.T) {
 func TestEveryGroupHearsEverythingFromTheOldest(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		if !b.Capabilities.Groups {
 			return // the fallback, a refusal by name, is in TestSecondGroupIsRefused
 		}
@@ -122,6 +128,7 @@ func TestEveryGroupHearsEverythingFromTheOldest(t *testing.T) {
 func TestSubscribersOfOneGroupShareItsMessages(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		consumers := []<-chan *message.Message{b.subscribe(t, "one"), b.subscribe(t, "one")}
 		if b.shared {
 			other := *b
@@ -165,6 +172,7 @@ func TestSubscribersOfOneGroupShareItsMessages(t *testing.T) {
 func TestOrderOfAKeyHoldsWhileItsMessagesFail(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		if !b.Capabilities.KeyOrder {
 			return
 		}
@@ -191,6 +199,7 @@ func TestOrderOfAKeyHoldsWhileItsMessagesFail(t *testing.T) {
 func TestHeldKeyDoesNotHoldUpOthers(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		if !b.Capabilities.Lanes {
 			return // a total order: everything waits, which TestOrderOfAKey… shows
 		}
@@ -239,6 +248,7 @@ func requireFlowPastPoison(t *testing.T, b *bundle, messages <-chan *message.Mes
 func TestPublishingToOneselfFromAHandlerWorks(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		messages := b.subscribe(t, "one")
 		b.publish(t, newMessage("k", "first"))
 
@@ -254,6 +264,7 @@ func TestPublishingToOneselfFromAHandlerWorks(t *testing.T) {
 func TestBacklogCountsWhatIsNotAcked(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		if b.Capabilities.Backlog == nil {
 			return
 		}
@@ -272,7 +283,7 @@ func TestBacklogCountsWhatIsNotAcked(t *testing.T) {
 		testenv.Eventually(t, patience, 10*time.Millisecond, func() (bool, string) {
 			n := backlog("one")
 
-			return n == 1, fmt.Sprint(n)
+			return n == 1, strconv.FormatInt(n, 10)
 		})
 	})
 }

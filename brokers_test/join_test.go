@@ -21,6 +21,7 @@ import (
 // ack, and a table for them to write to.
 type joined struct {
 	*bundle
+
 	db *sql.DB
 	st *store.Store
 }
@@ -58,7 +59,7 @@ func (j *joined) open(t *testing.T, options map[string]string) *brokers.Broker {
 }
 
 // effect writes a row as a handler would.
-func (j *joined) effect(t *testing.T, ctx context.Context, n string) {
+func (j *joined) effect(ctx context.Context, t *testing.T, n string) {
 	t.Helper()
 
 	require.NoError(t, j.st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
@@ -104,7 +105,7 @@ func TestJoinedEffectsAndAckAreOneCommit(t *testing.T) {
 		j.publish(t, newMessage("k", "first"), newMessage("k", "second"))
 
 		first := receive(t, messages)
-		j.effect(t, first.Context(), "of the first attempt")
+		j.effect(first.Context(), t, "of the first attempt")
 		require.Empty(t, j.effects(t), "nothing is visible before the commit")
 		after := make(chan struct{})
 		require.NoError(t, store.AfterCommit(first.Context(), func() { close(after) }))
@@ -114,7 +115,7 @@ func TestJoinedEffectsAndAckAreOneCommit(t *testing.T) {
 
 		second := receive(t, messages)
 		require.Equal(t, "second", string(second.Payload))
-		j.effect(t, second.Context(), "of the second message")
+		j.effect(second.Context(), t, "of the second message")
 		second.Ack()
 		j.waitCommitted(t, "of the first attempt", "of the second message")
 	})
@@ -152,13 +153,13 @@ func TestJoinedEffectsOfAFailedAttemptAreUndone(t *testing.T) {
 				j.publish(t, newMessage("k", "x"))
 
 				msg := receive(t, messages)
-				j.effect(t, msg.Context(), "undone")
+				j.effect(msg.Context(), t, "undone")
 				fail(t, j, msg)
 
 				again := receive(t, messages)
 				require.Equal(t, msg.UUID, again.UUID)
 				require.Empty(t, j.effects(t))
-				j.effect(t, again.Context(), "done")
+				j.effect(again.Context(), t, "done")
 				again.Ack()
 				j.waitCommitted(t, "done")
 			})
@@ -170,17 +171,17 @@ func TestJoinedEffectsOfAConsumerThatClosesAreUndone(t *testing.T) {
 	t.Parallel()
 	onJoined(t, func(t *testing.T, j *joined) {
 		t.Helper()
-		messages, sub := j.subscribeCtx(t, t.Context(), "one")
+		messages, sub := j.subscribeCtx(t.Context(), t, "one")
 		j.publish(t, newMessage("k", "x"))
 		msg := receive(t, messages)
-		j.effect(t, msg.Context(), "undone")
+		j.effect(msg.Context(), t, "undone")
 		require.NoError(t, sub.Close())
 		waitClosed(t, messages)
 		require.Empty(t, j.effects(t))
 		msg.Ack() // too late
 
 		again := receive(t, j.subscribe(t, "one"))
-		j.effect(t, again.Context(), "done")
+		j.effect(again.Context(), t, "done")
 		again.Ack()
 		j.waitCommitted(t, "done")
 	})

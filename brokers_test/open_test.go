@@ -1,7 +1,6 @@
 package brokers_test
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -23,7 +22,7 @@ func TestUnreachableBrokerIsNamedWithHowLongWasTried(t *testing.T) {
 				brokers.Config{Openers: all.Openers()})
 			require.ErrorIs(t, err, brokers.ErrUnreachable)
 			var unreachable *brokers.UnreachableError
-			require.True(t, errors.As(err, &unreachable))
+			require.ErrorAs(t, err, &unreachable)
 			require.Positive(t, unreachable.Tried)
 			require.Less(t, unreachable.Tried, 20*time.Second)
 			require.ErrorContains(t, err, unreachable.Broker)
@@ -49,6 +48,7 @@ func TestUnknownOptionIsRefusedWithTheKnownOnes(t *testing.T) {
 func TestSecondGroupIsRefusedWhereThereAreNoGroups(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		if b.Capabilities.Groups {
 			return
 		}
@@ -66,6 +66,7 @@ func TestSecondGroupIsRefusedWhereThereAreNoGroups(t *testing.T) {
 func TestCloseEndsEverySubscriptionAndTwiceIsOnce(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, b *bundle) {
+		t.Helper()
 		one := b.subscribe(t, "one")
 		b.publish(t, newMessages("k", 3)...)
 		receiveAcked(t, one, 1)

@@ -17,13 +17,13 @@ import (
 func (b *bundle) subscribe(t *testing.T, group string) <-chan *message.Message {
 	t.Helper()
 
-	messages, _ := b.subscribeCtx(t, t.Context(), group)
+	messages, _ := b.subscribeCtx(t.Context(), t, group)
 
 	return messages
 }
 
 func (b *bundle) subscribeCtx(
-	t *testing.T, ctx context.Context, group string,
+	ctx context.Context, t *testing.T, group string,
 ) (<-chan *message.Message, message.Subscriber) {
 	t.Helper()
 
@@ -51,7 +51,7 @@ func newMessage(key, payload string) *message.Message {
 	return msg
 }
 
-// newMessages returns n messages of a key, with payloads "key-0", "key-1", …
+// newMessages returns n messages of a key, with payloads key-0, key-1 and so on.
 func newMessages(key string, n int) []*message.Message {
 	messages := make([]*message.Message, n)
 	for i := range messages {

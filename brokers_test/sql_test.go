@@ -3,15 +3,18 @@ package brokers_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/internal/testenv"
 )
 
@@ -62,7 +65,7 @@ func TestTopicsWithLikeNamesStayApart(t *testing.T) {
 		for _, topic := range topics {
 			ctx, cancel := context.WithCancel(t.Context())
 			b.topic = topic
-			messages, _ := b.subscribeCtx(t, ctx, "one")
+			messages, _ := b.subscribeCtx(ctx, t, "one")
 			require.Equal(t, []string{topic}, receiveAcked(t, messages, 1))
 			cancel()
 			waitClosed(t, messages)
@@ -82,7 +85,7 @@ func TestGroupsWithLikeNamesStayApart(t *testing.T) {
 		b.publish(t, newMessage("", "x"))
 		for _, group := range []string{"one", "ONE", "one ", strings.Repeat("g", 254) + "a", strings.Repeat("g", 254) + "b"} {
 			ctx, cancel := context.WithCancel(t.Context())
-			messages, _ := b.subscribeCtx(t, ctx, group)
+			messages, _ := b.subscribeCtx(ctx, t, group)
 			require.Equal(t, []string{"x"}, receiveAcked(t, messages, 1), group)
 			cancel()
 			waitClosed(t, messages)
@@ -183,7 +186,8 @@ func TestMessageCommittedLateIsNotSteppedOver(t *testing.T) {
 			_, err = tx.ExecContext(t.Context(), "INSERT INTO "+table+" (uuid, payload, metadata) VALUES ('late', 'late', '{}')")
 		} else {
 			_, err = tx.ExecContext(t.Context(),
-				"INSERT INTO "+table+" (uuid, payload, metadata, transaction_id) VALUES ('late', 'late', '{}', pg_current_xact_id())")
+				"INSERT INTO "+table+" (uuid, payload, metadata, transaction_id) "+
+					"VALUES ('late', 'late', '{}', pg_current_xact_id())")
 		}
 		require.NoError(t, err)
 
@@ -232,4 +236,77 @@ func TestPayloadsAreStoredAsTheyAre(t *testing.T) {
 			msg.UUID).Scan(&payload))
 		require.Equal(t, []byte(msg.Payload), payload)
 	})
+}
+
+func TestLostConnectionsAreMadeAgain(t *testing.T) {
+	t.Parallel()
+	onSQL(t, func(t *testing.T, b *bundle, db *sql.DB) {
+		t.Helper()
+		name := testenv.Topic(t, "app")
+		if b.name == "postgres" {
+			b.Broker = open(t, withOptions(t, b.rawURL, map[string]string{"application_name": name}))
+		}
+		messages := b.subscribe(t, "one")
+		b.publish(t, newMessage("k", "held"))
+		held := receive(t, messages)
+
+		if b.name == "postgres" {
+			_, err := db.ExecContext(t.Context(),
+				"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", name)
+			require.NoError(t, err)
+		} else {
+			killConnections(t, db)
+		}
+		held.Ack() // can't be recorded any more
+		testenv.Eventually(t, patience, 10*time.Millisecond, func() (bool, string) {
+			err := b.Publisher.Publish(b.topic, newMessage("k", "next"))
+
+			return err == nil, fmt.Sprint(err)
+		})
+		require.Equal(t, []string{"held", "next"}, receiveAcked(t, messages, 2))
+	})
+}
+
+// killConnections ends all connections to the MySQL database but the caller's.
+func killConnections(t *testing.T, db *sql.DB) {
+	t.Helper()
+
+	rows, err := db.QueryContext(t.Context(),
+		"SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
+	require.NoError(t, err)
+	var ids []int64
+	for rows.Next() {
+		var id int64
+		require.NoError(t, rows.Scan(&id))
+		ids = append(ids, id)
+	}
+	require.NoError(t, errors.Join(rows.Err(), rows.Close()))
+	for _, id := range ids {
+		// One that has ended by itself since is as good.
+		_, _ = db.ExecContext(t.Context(), fmt.Sprintf("KILL %d", id))
+	}
+}
+
+// BenchmarkSQL shows how fast one consumer drains a topic with a backlog.
+func BenchmarkSQL(b *testing.B) {
+	for name, database := range map[string]func(testing.TB) string{
+		"postgres": testenv.Postgres, "mariadb": testenv.MariaDB,
+	} {
+		b.Run(name, func(b *testing.B) {
+			broker, err := brokers.Open(b.Context(), database(b), brokers.Config{Openers: all.Openers(), Group: "one"})
+			require.NoError(b, err)
+			defer func() { require.NoError(b, broker.Close()) }()
+			backlog := make([]*message.Message, b.N)
+			for i := range backlog {
+				backlog[i] = newMessage("k", strings.Repeat("x", 256))
+			}
+			require.NoError(b, broker.Publisher.Publish("t", backlog...))
+			messages, err := broker.Subscriber.Subscribe(b.Context(), "t")
+			require.NoError(b, err)
+			b.ResetTimer()
+			for range b.N {
+				(<-messages).Ack()
+			}
+		})
+	}
 }

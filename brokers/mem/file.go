@@ -49,8 +49,9 @@ func openFileQueue(ctx context.Context, set settings) (*fileQueue, error) {
 
 	q := &fileQueue{
 		settings: set,
-		writer:   newFileWriter(openSQLite(set.file, set.sync), openSQLite(set.file, syncNormal)),
-		reader:   openSQLite(set.file, syncNormal),
+		//nolint:contextcheck // the writer lives as long as the queue, not as its opening
+		writer: newFileWriter(openSQLite(set.file, set.sync), openSQLite(set.file, syncNormal)),
+		reader: openSQLite(set.file, syncNormal),
 	}
 	if err := q.prepare(ctx); err != nil {
 		err = errors.Join(err, q.close())

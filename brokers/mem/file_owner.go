@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"net/url"
 
 	"modernc.org/sqlite"
@@ -34,12 +35,14 @@ func own(ctx context.Context, path string, alone func() error) (_ *ownership, er
 
 	// The lock outlives the opening, whose context must not end it.
 	if o.conn, err = o.db.Conn(context.WithoutCancel(ctx)); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open the owners' file: %w", err)
 	}
 	exec := func(statement string) error {
-		_, err := o.conn.ExecContext(ctx, statement)
+		if _, err := o.conn.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("lock the owners' file: %w", err)
+		}
 
-		return err
+		return nil
 	}
 
 	switch err := exec("BEGIN EXCLUSIVE"); {
@@ -70,11 +73,12 @@ func (o *ownership) close() error {
 	if o == nil {
 		return nil
 	}
+	var err error
 	if o.conn != nil {
-		return errors.Join(o.conn.Close(), o.db.Close())
+		err = o.conn.Close()
 	}
 
-	return o.db.Close()
+	return errors.Join(err, o.db.Close())
 }
 
 // sqliteConnector opens a DSN through the driver's type, so that no driver name
@@ -82,7 +86,12 @@ func (o *ownership) close() error {
 type sqliteConnector struct{ dsn string }
 
 func (c sqliteConnector) Connect(context.Context) (driver.Conn, error) {
-	return c.Driver().Open(c.dsn)
+	conn, err := c.Driver().Open(c.dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+
+	return conn, nil
 }
 
 func (sqliteConnector) Driver() driver.Driver { return &sqlite.Driver{} }

@@ -91,7 +91,7 @@ func (q *fileQueue) claim(ctx context.Context, topic, group string, limit int) (
 
 // claimable reads the heads that are within reach, oldest first.
 func (t fileTx) claimable(topic, group string, limit int) (claims []claim, err error) {
-	rows, err := t.tx.Query(`SELECT d.id, d.attempts + 1, m.uuid, d.key, m.payload IS NULL, m.payload, m.metadata
+	rows, err := t.tx.QueryContext(t.ctx, `SELECT d.id, d.attempts + 1, m.uuid, d.key, m.payload IS NULL, m.payload, m.metadata
 		FROM deliveries d JOIN messages m ON m.id = d.id
 		WHERE d.topic = ? AND d.grp = ? AND d.head = 1 AND d.ready_at <= ? ORDER BY d.id LIMIT ?`,
 		topic, group, millis(0), limit)

@@ -63,12 +63,15 @@ func (w *fileWriter) do(ctx context.Context, name string, durable bool, fn func(
 
 func (w *fileWriter) run() {
 	defer close(w.ended)
+
+	// Not a caller's context: the others' work must not end with it.
+	ctx := context.Background()
 	for {
 		select {
 		case <-w.closed:
 			return
 		case job := <-w.jobs:
-			w.runGroup(w.group(job))
+			w.runGroup(ctx, w.group(job))
 		}
 	}
 }
@@ -89,9 +92,9 @@ func (w *fileWriter) group(first *fileJob) []*fileJob {
 }
 
 // runGroup does all jobs in one transaction, or each in its own when one fails.
-func (w *fileWriter) runGroup(jobs []*fileJob) {
+func (w *fileWriter) runGroup(ctx context.Context, jobs []*fileJob) {
 	if len(jobs) > 1 {
-		if err := w.transact(jobs); err == nil {
+		if err := w.transact(ctx, jobs); err == nil {
 			for _, job := range jobs {
 				job.done <- nil
 			}
@@ -100,11 +103,11 @@ func (w *fileWriter) runGroup(jobs []*fileJob) {
 		}
 	}
 	for _, job := range jobs {
-		job.done <- w.transact([]*fileJob{job})
+		job.done <- w.transact(ctx, []*fileJob{job})
 	}
 }
 
-func (w *fileWriter) transact(jobs []*fileJob) error {
+func (w *fileWriter) transact(ctx context.Context, jobs []*fileJob) error {
 	db := w.quick
 	for _, job := range jobs {
 		if err := job.ctx.Err(); err != nil {
@@ -115,13 +118,12 @@ func (w *fileWriter) transact(jobs []*fileJob) error {
 		}
 	}
 
-	// Not a caller's context: the others' work must not end with it.
-	tx, err := db.BeginTx(context.Background(), nil)
+	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
 	for _, job := range jobs {
-		if err := job.do(fileTx{tx}); err != nil {
+		if err := job.do(fileTx{ctx, tx}); err != nil {
 			return errors.Join(err, tx.Rollback())
 		}
 	}
@@ -141,12 +143,15 @@ func (w *fileWriter) close() error {
 }
 
 // fileTx is the transaction of a group of writes.
-type fileTx struct{ tx *sql.Tx }
+type fileTx struct {
+	ctx context.Context //nolint:containedctx // of the transaction
+	tx  *sql.Tx
+}
 
 // exec returns how many rows the statement changed. SQLite counts rows matched,
 // in every configuration.
 func (t fileTx) exec(statement string, args ...any) (changed int64, err error) {
-	result, err := t.tx.Exec(statement, args...)
+	result, err := t.tx.ExecContext(t.ctx, statement, args...)
 	if err != nil {
 		return 0, fmt.Errorf("write: %w", err)
 	}
@@ -160,7 +165,7 @@ func (t fileTx) exec(statement string, args ...any) (changed int64, err error) {
 
 // scan runs a query of one row.
 func (t fileTx) scan(query string, args ...any) rowScanner {
-	return wrappedRow{t.tx.QueryRow(query, args...)}
+	return wrappedRow{t.tx.QueryRowContext(t.ctx, query, args...)}
 }
 
 type rowScanner interface{ Scan(into ...any) error }

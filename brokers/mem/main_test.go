@@ -48,7 +48,9 @@ func child(rawURL string) {
 		if strings.HasPrefix(string(msg.Payload), "ack") {
 			msg.Ack()
 		}
-		fmt.Fprintln(os.Stdout, string(msg.Payload))
+		if _, err := fmt.Fprintln(os.Stdout, string(msg.Payload)); err != nil {
+			panic(err)
+		}
 	}
 }
 

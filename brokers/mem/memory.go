@@ -28,6 +28,7 @@ type memoryTopic struct {
 // entry is a message and the groups that still need it.
 type entry struct {
 	stored
+
 	id      int64
 	waiting int
 	place   *list.Element // in the topic's log
@@ -94,7 +95,7 @@ func (q *memoryQueue) join(_ context.Context, topic, group string) error {
 	g := &memoryGroup{lanes: map[string]*lane{}, claimed: map[int64]*lane{}}
 	t.groups[group] = g
 	for place := t.log.Front(); place != nil; place = place.Next() {
-		e := place.Value.(*entry)
+		e := entryAt(place)
 		e.waiting++
 		g.add(e)
 	}
@@ -133,7 +134,8 @@ func (q *memoryQueue) claim(_ context.Context, topic, group string, limit int) (
 
 	var claims []claim
 	for len(claims) < limit && g.ready.Len() > 0 {
-		l := g.ready.Remove(g.ready.Front()).(*lane)
+		l := laneAt(g.ready.Front())
+		g.ready.Remove(g.ready.Front())
 		head := l.waiting[0]
 		l.attempts++
 		g.claimed[head.id] = l
@@ -187,7 +189,8 @@ func (q *memoryQueue) spend(t *memoryTopic, e *entry) {
 	t.spent.PushBack(e)
 	t.spentBytes += len(e.payload)
 	for t.spent.Len() > q.retain.messages || (t.spentBytes > q.retain.bytes && t.spent.Len() > 0) {
-		oldest := t.spent.Remove(t.spent.Front()).(*entry)
+		oldest := entryAt(t.spent.Front())
+		t.spent.Remove(t.spent.Front())
 		t.spentBytes -= len(oldest.payload)
 		t.log.Remove(oldest.place)
 	}
@@ -235,14 +238,25 @@ func (q *memoryQueue) backlog(_ context.Context, topic, group string) (int64, er
 
 func (*memoryQueue) close() error { return nil }
 
+func entryAt(place *list.Element) *entry {
+	return place.Value.(*entry) //nolint:forcetypeassert // log and spent hold nothing else
+}
+
+func laneAt(place *list.Element) *lane {
+	return place.Value.(*lane) //nolint:forcetypeassert // ready holds nothing else
+}
+
 // delayedLanes is a heap.Interface, the earliest due first.
-type delayedLanes []*lane
+type delayedLanes []*lane //nolint:recvcheck // as container/heap wants it
 
 func (d delayedLanes) Len() int           { return len(d) }
 func (d delayedLanes) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
 func (d delayedLanes) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
-func (d *delayedLanes) Push(l any)        { *d = append(*d, l.(*lane)) }
 
+// Push is only called through heap.Push, with a lane.
+func (d *delayedLanes) Push(l any) { *d = append(*d, l.(*lane)) } //nolint:forcetypeassert // see above
+
+// Pop is only called through heap.Pop.
 func (d *delayedLanes) Pop() any {
 	last := len(*d) - 1
 	l := (*d)[last]

@@ -46,6 +46,7 @@ type stored struct {
 // claim is a message given to one subscription.
 type claim struct {
 	stored
+
 	id      int64
 	attempt int64
 	token   string // of this claim among all of the message; "" in memory

@@ -14,6 +14,7 @@ import (
 // broker is what publisher and subscribers share.
 type broker struct {
 	settings
+
 	queue   queue
 	signals *signals
 	logger  watermill.LoggerAdapter
@@ -42,19 +43,17 @@ func (publisher) Close() error { return nil }
 // one topic several times: those share its messages.
 type subscriber struct {
 	*broker
-	group string
 
-	closing context.Context
-	close   context.CancelFunc
+	group   string
+	closing chan struct{}
 	running sync.WaitGroup
-	mu      sync.Mutex // running.Add against close
+
+	mu     sync.Mutex // running.Go against closing
+	closed bool
 }
 
 func newSubscriber(b *broker, group string) *subscriber {
-	s := &subscriber{broker: b, group: group}
-	s.closing, s.close = context.WithCancel(context.Background())
-
-	return s
+	return &subscriber{broker: b, group: group, closing: make(chan struct{})}
 }
 
 // SubscribeInitialize makes the group known, so that it hears what is published
@@ -74,19 +73,22 @@ func (s *subscriber) join(ctx context.Context, topic string) error {
 	return nil
 }
 
+// Subscribe hears a topic until the context ends or the subscriber is closed.
+// The end of the context cancels the messages in flight at once; both wait up to
+// the drain option for their acks.
 func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
-	if s.closing.Err() != nil {
+	if s.closed {
 		return nil, fmt.Errorf("mem: subscriber of group %q: %w", s.group, brokers.ErrClosed)
 	}
 	if err := s.join(ctx, topic); err != nil {
 		return nil, err
 	}
 
-	sub := newSubscription(ctx, s, topic)
-	s.running.Go(sub.run)
+	sub := newSubscription(s, topic)
+	s.running.Go(func() { sub.run(ctx) })
 
 	return sub.out, nil
 }
@@ -95,7 +97,10 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // flight, and returns the rest to the queue.
 func (s *subscriber) Close() error {
 	s.mu.Lock()
-	s.close()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
 	s.mu.Unlock()
 	s.running.Wait()
 

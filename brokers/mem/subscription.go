@@ -2,6 +2,8 @@ package mem
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,21 +24,21 @@ const (
 // goroutine for each, which hands it out and waits for the verdict.
 type subscription struct {
 	*subscriber
-	topic   string
-	out     chan *message.Message
-	wake    <-chan struct{}
-	unwake  func()
-	freed   chan struct{}   // a delivery has ended
-	context context.Context // of Subscribe: the messages' parent
+
+	topic  string
+	out    chan *message.Message
+	wake   <-chan struct{}
+	unwake func()
+	freed  chan struct{} // a delivery has ended
 
 	mu       sync.Mutex
 	inFlight map[int64]claim
 	working  sync.WaitGroup
 }
 
-func newSubscription(ctx context.Context, s *subscriber, topic string) *subscription {
+func newSubscription(s *subscriber, topic string) *subscription {
 	sub := &subscription{
-		subscriber: s, topic: topic, context: ctx,
+		subscriber: s, topic: topic,
 		out:      make(chan *message.Message),
 		freed:    make(chan struct{}, 1),
 		inFlight: map[int64]claim{},
@@ -46,42 +48,47 @@ func newSubscription(ctx context.Context, s *subscriber, topic string) *subscrip
 	return sub
 }
 
-func (s *subscription) run() {
+// run delivers until Subscribe's context ends or the subscriber is closed, then
+// waits for what is in flight.
+func (s *subscription) run(ctx context.Context) {
 	defer close(s.out)
 	defer s.unwake()
 
-	// stop ends the handing out; drained, later, ends the waiting for verdicts.
-	stop, cancel := context.WithCancel(s.context)
-	defer cancel()
-	defer context.AfterFunc(s.closing, cancel)()
-	drained, abandon := context.WithCancel(context.WithoutCancel(s.context))
-	defer abandon()
-
-	extending := make(chan struct{})
-	go func() { defer close(extending); s.extend(drained) }()
-
-	for stop.Err() == nil {
-		s.wait(stop, s.feed(stop, drained))
+	var extending sync.WaitGroup
+	idle := make(chan struct{})
+	if s.file != "" {
+		extending.Go(func() { s.extend(ctx, idle) })
 	}
-
-	timer := time.AfterFunc(s.drain, abandon)
+	for !s.stopped(ctx) {
+		s.wait(ctx, s.feed(ctx))
+	}
 	s.working.Wait()
-	timer.Stop()
-	abandon()
-	<-extending
+	close(idle)
+	extending.Wait()
+}
+
+func (s *subscription) stopped(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // feed claims what there is room for and returns how long nothing more will
 // become ready by itself; 0 when that can't be known.
-func (s *subscription) feed(stop, drained context.Context) time.Duration {
+func (s *subscription) feed(ctx context.Context) time.Duration {
 	room := s.workers - s.count()
 	if room <= 0 {
 		return 0
 	}
 
-	claims, next, err := s.queue.claim(stop, s.topic, s.group, room)
+	claims, next, err := s.queue.claim(ctx, s.topic, s.group, room)
 	if err != nil {
-		if stop.Err() == nil {
+		if ctx.Err() == nil {
 			s.logger.Error("mem: could not read the queue; trying again", err,
 				watermill.LogFields{"topic": s.topic, "group": s.group, "wait": retryAfterError.String()})
 		}
@@ -91,14 +98,14 @@ func (s *subscription) feed(stop, drained context.Context) time.Duration {
 
 	for _, c := range claims {
 		if s.adopt(c) {
-			s.working.Go(func() { s.deliver(stop, drained, c) })
+			s.working.Go(func() { s.deliver(ctx, c) })
 		}
 	}
 
 	return next
 }
 
-func (s *subscription) wait(stop context.Context, next time.Duration) {
+func (s *subscription) wait(ctx context.Context, next time.Duration) {
 	if s.file != "" && s.count() < s.workers && (next <= 0 || next > s.poll) {
 		next = s.poll
 	}
@@ -110,7 +117,8 @@ func (s *subscription) wait(stop context.Context, next time.Duration) {
 	}
 
 	select {
-	case <-stop.Done():
+	case <-ctx.Done():
+	case <-s.closing:
 	case <-s.wake:
 	case <-s.freed:
 	case <-due:
@@ -136,35 +144,88 @@ func (s *subscription) adopt(c claim) bool {
 	return !known
 }
 
-// deliver hands out one message and records what became of it.
-func (s *subscription) deliver(stop, drained context.Context, c claim) {
-	msg := c.message()
-	ctx, cancel := context.WithCancel(s.context)
-	defer cancel()
-	msg.SetContext(ctx)
+// verdict is what became of a delivery.
+type verdict int
 
+const (
+	acked verdict = iota
+	nacked
+	unread    // nobody took it before the end
+	abandoned // no answer came before the end
+)
+
+// deliver hands out one message and records what became of it.
+func (s *subscription) deliver(ctx context.Context, c claim) {
+	msg := c.message()
+	msgCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	msg.SetContext(msgCtx)
+
+	v := unread
 	select {
 	case s.out <- msg:
-	case <-stop.Done():
-		s.settle(c, func(ctx context.Context, c claim) error {
-			return s.queue.giveBack(ctx, s.topic, s.group, c, 0, false)
-		})
-
-		return
+		v = s.await(ctx, msg)
+	case <-ctx.Done():
+	case <-s.closing:
 	}
+	s.settle(ctx, c.id, v)
+}
 
+// await waits for ack or nack: for ever, or up to the drain option after the
+// subscription's end.
+func (s *subscription) await(ctx context.Context, msg *message.Message) verdict {
 	select {
 	case <-msg.Acked():
-		s.settle(c, func(ctx context.Context, c claim) error { return s.queue.ack(ctx, s.topic, s.group, c) })
+		return acked
 	case <-msg.Nacked():
-		s.settle(c, func(ctx context.Context, c claim) error {
-			return s.queue.giveBack(ctx, s.topic, s.group, c, s.backoff(c.attempt), true)
-		})
-	case <-drained.Done():
-		s.settle(c, func(ctx context.Context, c claim) error {
-			return s.queue.giveBack(ctx, s.topic, s.group, c, 0, true)
-		})
+		return nacked
+	case <-ctx.Done():
+	case <-s.closing:
 	}
+
+	timer := time.NewTimer(s.drain)
+	defer timer.Stop()
+	select {
+	case <-msg.Acked():
+		return acked
+	case <-msg.Nacked():
+		return nacked
+	case <-timer.C:
+		return abandoned
+	}
+}
+
+// settle records a verdict. When that fails the claim is left to expire, and
+// the message comes again.
+func (s *subscription) settle(ctx context.Context, id int64, v verdict) {
+	s.mu.Lock()
+	c := s.inFlight[id] // the newest claim of it
+	s.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	var err error
+	switch v {
+	case acked:
+		err = s.queue.ack(ctx, s.topic, s.group, c)
+	case nacked:
+		err = s.queue.giveBack(ctx, s.topic, s.group, c, s.backoff(c.attempt), true)
+	case unread, abandoned:
+		err = s.queue.giveBack(ctx, s.topic, s.group, c, 0, v == abandoned)
+	}
+	if err != nil {
+		s.logger.Error("mem: could not record the end of a delivery; the message will come again", err,
+			watermill.LogFields{"topic": s.topic, "group": s.group, "message_uuid": c.uuid})
+	}
+
+	s.mu.Lock()
+	delete(s.inFlight, id)
+	s.mu.Unlock()
+	select {
+	case s.freed <- struct{}{}:
+	default:
+	}
+	s.signals.wake(s.topic) // a key is free again, for other subscriptions too
 }
 
 // backoff is the wait before the next attempt.
@@ -177,56 +238,28 @@ func (s *subscription) backoff(attempt int64) time.Duration {
 	return time.Duration(factor) * s.nackDelay
 }
 
-// settle records a verdict. When that fails the claim is left to expire, and
-// the message comes again.
-func (s *subscription) settle(c claim, record func(context.Context, claim) error) {
-	s.mu.Lock()
-	c = s.inFlight[c.id] // the newest claim of it
-	s.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.context), settleTimeout)
-	defer cancel()
-	if err := record(ctx, c); err != nil {
-		s.logger.Error("mem: could not record the end of a delivery; the message will come again", err,
-			watermill.LogFields{"topic": s.topic, "group": s.group, "message_uuid": c.uuid})
-	}
-
-	s.mu.Lock()
-	delete(s.inFlight, c.id)
-	s.mu.Unlock()
-	select {
-	case s.freed <- struct{}{}:
-	default:
-	}
-	s.signals.wake(s.topic) // a key is free again, for other subscriptions too
-}
-
 // extend keeps the claims of messages in flight alive as long as this process
 // is.
-func (s *subscription) extend(drained context.Context) {
-	if s.file == "" {
-		return
-	}
+func (s *subscription) extend(ctx context.Context, idle <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
 	ticker := time.NewTicker(s.ackDeadline / 3)
 	defer ticker.Stop()
 
 	for {
 		select {
-		case <-drained.Done():
+		case <-idle:
 			return
 		case <-ticker.C:
 		}
 
 		s.mu.Lock()
-		claims := make([]claim, 0, len(s.inFlight))
-		for _, c := range s.inFlight {
-			claims = append(claims, c)
-		}
+		claims := slices.Collect(maps.Values(s.inFlight))
 		s.mu.Unlock()
 		if len(claims) == 0 {
 			continue
 		}
-		if err := s.queue.extend(drained, s.topic, s.group, claims); err != nil && drained.Err() == nil {
+		if err := s.queue.extend(ctx, s.topic, s.group, claims); err != nil {
 			s.logger.Error("mem: could not extend claims; messages in flight may be delivered twice", err,
 				watermill.LogFields{"topic": s.topic, "group": s.group})
 		}

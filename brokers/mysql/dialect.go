@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -70,7 +71,7 @@ func (dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error
 		) ENGINE = InnoDB`,
 		`CREATE TABLE IF NOT EXISTS ` + t.Messages + ` (
 			` + "`offset`" + ` BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
-			uuid VARBINARY(` + fmt.Sprint(maxUUID) + `) NOT NULL,
+			uuid VARBINARY(` + strconv.Itoa(maxUUID) + `) NOT NULL,
 			created_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
 			payload LONGBLOB,
 			metadata LONGBLOB
@@ -81,13 +82,16 @@ func (dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error
 		) ENGINE = InnoDB`,
 	} {
 		if _, err := db.ExecContext(ctx, statement); err != nil {
-			return err
+			return fmt.Errorf("create table: %w", err)
 		}
 	}
 	_, err := db.ExecContext(ctx,
 		`INSERT INTO `+topics+` (slug, topic) VALUES (?, ?) ON DUPLICATE KEY UPDATE slug = slug`, t.Slug, t.Topic)
+	if err != nil {
+		return fmt.Errorf("register topic: %w", err)
+	}
 
-	return err
+	return nil
 }
 
 func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) error {
@@ -95,13 +99,19 @@ func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, gro
 	var known bool
 	err := db.QueryRowContext(ctx,
 		`SELECT EXISTS (SELECT 1 FROM `+t.Offsets+` WHERE consumer_group = ?)`, group).Scan(&known)
-	if err != nil || known {
-		return err
+	if err != nil {
+		return fmt.Errorf("look for the group: %w", err)
+	}
+	if known {
+		return nil
 	}
 	_, err = db.ExecContext(ctx, `INSERT INTO `+t.Offsets+` (consumer_group, offset_acked) VALUES (?, 0)
 		ON DUPLICATE KEY UPDATE consumer_group = consumer_group`, group)
+	if err != nil {
+		return fmt.Errorf("insert the group: %w", err)
+	}
 
-	return err
+	return nil
 }
 
 func (dialect) HasGroup(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
@@ -144,8 +154,11 @@ func (dialect) Backlog(ctx context.Context, db *sql.DB, t sqlbroker.Tables, grou
 	if errors.As(err, &missing) && missing.Number == errNoTable {
 		return 0, nil
 	}
+	if err != nil {
+		return 0, fmt.Errorf("count the backlog of topic %q: %w", t.Topic, err)
+	}
 
-	return n, err
+	return n, nil
 }
 
 // maxUUID is the width of the column; a server that isn't strict would cut what

@@ -146,8 +146,11 @@ func askMaxPacket(ctx context.Context, client *mysql.Config) (size int, err erro
 			return 0, brokers.Hopeless(err)
 		}
 	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for max_allowed_packet: %w", err)
+	}
 
-	return size, err
+	return size, nil
 }
 
 // driverLogger keeps the driver from writing to the standard error output.

@@ -102,13 +102,16 @@ func (d dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) err
 	var exist bool
 	err := db.QueryRowContext(ctx,
 		"SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL", messages, offsets).Scan(&exist)
-	if err != nil || exist {
-		return err
+	if err != nil {
+		return fmt.Errorf("look for the tables: %w", err)
+	}
+	if exist {
+		return nil
 	}
 
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("begin: %w", err)
 	}
 	for _, statement := range []string{
 		// CREATE TABLE IF NOT EXISTS of two sessions at once fails in one.
@@ -135,7 +138,11 @@ func (d dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) err
 		}
 	}
 
-	return tx.Commit()
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+
+	return nil
 }
 
 // quote makes a literal; it is for names that were checked to hold no NUL.
@@ -147,8 +154,11 @@ func (d dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, g
 	_, err := db.ExecContext(ctx, `INSERT INTO `+d.table(t.Offsets)+`
 		(consumer_group, offset_acked, last_processed_transaction_id) VALUES ($1, 0, '0')
 		ON CONFLICT (consumer_group) DO NOTHING`, group)
+	if err != nil {
+		return fmt.Errorf("insert the group: %w", err)
+	}
 
-	return err
+	return nil
 }
 
 func (d dialect) HasGroup(ctx context.Context, q sqljoin.Statements, t sqlbroker.Tables, group string) (bool, error) {
@@ -204,8 +214,11 @@ func (d dialect) Backlog(ctx context.Context, db *sql.DB, t sqlbroker.Tables, gr
 	if errors.As(err, &missing) && missing.Code == undefinedTable {
 		return 0, nil
 	}
+	if err != nil {
+		return 0, fmt.Errorf("count the backlog of topic %q: %w", t.Topic, err)
+	}
 
-	return n, err
+	return n, nil
 }
 
 // Refuse refuses NUL in the UUID, which is text here. In metadata it is escaped.

@@ -17,7 +17,7 @@
 //
 // Options:
 //
-//	schema        schema of the tables. Default: the first of search_path
+//	schema        where the tables are. Default: the first of search_path
 //	poll          wait before looking again when there was nothing. Default 10ms
 //	poll_max      to which that doubles. Default 200ms
 //	nack_delay    wait before a nacked message comes again; it doubles with each
@@ -123,6 +123,9 @@ func ping(ctx context.Context, db *sql.DB) error {
 		(strings.HasPrefix(refused.Code, classAuthorization) || strings.HasPrefix(refused.Code, classCatalog)) {
 		return brokers.Hopeless(err)
 	}
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
 
-	return err
+	return nil
 }

@@ -94,6 +94,7 @@ func ParseSettings(o *brokers.Options) Settings {
 type Broker struct {
 	Settings
 	Dialect
+
 	// Publishing and Reading are pools of their own: a subscription keeps a
 	// connection as long as its handler runs, and a handler that publishes must
 	// not wait for another one.
@@ -136,7 +137,7 @@ func (b *Broker) Backend(name string) (*brokers.Backend, error) {
 			MaxBody:     b.MaxBody,
 			AckDeadline: b.AckDeadline,
 			Backlog: func(ctx context.Context, topic, group string) (int64, error) {
-				return b.Dialect.Backlog(ctx, b.Publishing, TablesOf(topic), group)
+				return b.Backlog(ctx, b.Publishing, TablesOf(topic), group)
 			},
 		},
 	}, nil

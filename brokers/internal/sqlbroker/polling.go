@@ -12,14 +12,15 @@ import (
 
 // Waits after an error; they double from the first to the last.
 const (
-	retryMin = 50 * time.Millisecond
-	retryMax = 2 * time.Second
+	retryFirst   = 50 * time.Millisecond
+	retryLongest = 2 * time.Second
 )
 
 // polling says how long to wait between two reads: ever longer while there is
 // nothing to do. One subscriber calls it from one goroutine.
 type polling struct {
 	*subscription
+
 	idle   time.Duration
 	failed time.Duration
 }
@@ -33,7 +34,7 @@ func (p *polling) HandleError(_ watermill.LoggerAdapter, nothing bool, err error
 		// Whoever is at work gives the turn away after each message.
 		return p.Poll
 	case err != nil && !errors.Is(err, sqljoin.ErrNothing):
-		p.failed = min(max(2*p.failed, retryMin), retryMax)
+		p.failed = min(max(2*p.failed, retryFirst), retryLongest)
 		fields := p.fields()
 		fields["wait"] = p.failed.String()
 		p.Logger.Error("could not read messages; trying again", err, fields)

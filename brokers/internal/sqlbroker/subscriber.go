@@ -18,27 +18,26 @@ const initializeTimeout = time.Minute
 // subscriber belongs to one group. It may subscribe to several topics.
 type subscriber struct {
 	*Broker
-	group string
 
-	closing context.Context
-	close   context.CancelFunc
+	group   string
+	closing chan struct{}
 	running sync.WaitGroup
-	mu      sync.Mutex // running.Go against close
+
+	mu     sync.Mutex // running.Go against closing
+	closed bool
 }
 
 func newSubscriber(b *Broker, group string) (*subscriber, error) {
 	if err := checkName(group); err != nil {
 		return nil, fmt.Errorf("the database can't have a group of this name: %w", err)
 	}
-	s := &subscriber{Broker: b, group: group}
-	s.closing, s.close = context.WithCancel(context.Background())
 
-	return s, nil
+	return &subscriber{Broker: b, group: group, closing: make(chan struct{})}, nil
 }
 
 // SubscribeInitialize makes the topic's tables and the group.
 func (s *subscriber) SubscribeInitialize(topic string) error {
-	ctx, cancel := context.WithTimeout(s.closing, initializeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), initializeTimeout)
 	defer cancel()
 
 	return s.initialize(ctx, topic)
@@ -101,18 +100,15 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	s.mu.Lock()
 	defer s.mu.Unlock()
 
-	if s.closing.Err() != nil {
+	if s.closed {
 		return nil, fmt.Errorf("subscriber of group %q: %w", s.group, brokers.ErrClosed)
 	}
 	if err := s.initialize(ctx, topic); err != nil {
 		return nil, err
 	}
 
-	sub := &subscription{
-		subscriber: s, context: ctx, tables: TablesOf(topic),
-		out: make(chan *message.Message),
-	}
-	s.running.Go(sub.run)
+	sub := &subscription{subscriber: s, tables: TablesOf(topic), out: make(chan *message.Message)}
+	s.running.Go(func() { sub.run(ctx) })
 
 	return sub.out, nil
 }
@@ -121,7 +117,10 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // in hand.
 func (s *subscriber) Close() error {
 	s.mu.Lock()
-	s.close()
+	if !s.closed {
+		s.closed = true
+		close(s.closing)
+	}
 	s.mu.Unlock()
 	s.running.Wait()
 

@@ -15,46 +15,71 @@ import (
 // maxBackoff bounds the doubling of nack_delay, as a multiple of it.
 const maxBackoff = 100
 
+// commitTimeout bounds the recording of an ack. Beyond it the transaction is
+// given up, and the message comes again unless the commit went through.
+const commitTimeout = time.Minute
+
 // subscription feeds one channel, through one watermill-sql subscriber at a
 // time.
 type subscription struct {
 	*subscriber
-	context context.Context // of Subscribe: the messages' parent
-	tables  Tables
-	out     chan *message.Message
+
+	tables Tables
+	out    chan *message.Message
 
 	failing  string // UUID of the message that failed last
 	failures int    // how often in a row
 }
 
-func (s *subscription) run() {
+// run delivers until Subscribe's context ends or the subscriber is closed.
+func (s *subscription) run(ctx context.Context) {
 	defer close(s.out)
 
-	// stop ends the handing out; drained, later, the waiting for a verdict.
-	stop, cancel := context.WithCancel(s.context)
-	defer cancel()
-	defer context.AfterFunc(s.closing, cancel)()
-	drained, abandon := context.WithCancel(context.WithoutCancel(s.context))
-	defer abandon()
-	defer context.AfterFunc(stop, func() { time.AfterFunc(s.Drain, abandon) })()
-
-	for stop.Err() == nil {
-		wait := s.session(stop, drained)
+	for wait := time.Duration(0); ; wait = s.session(ctx) {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-stop.Done():
-			timer.Stop()
+		case <-ctx.Done():
+		case <-s.closing:
+		}
+		timer.Stop()
+		if s.stopped(ctx) {
+			return
 		}
 	}
 }
 
-// session delivers until a message fails or stop, and returns how long to wait
-// before the next one.
-func (s *subscription) session(stop, drained context.Context) time.Duration {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.context))
+func (s *subscription) stopped(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// session delivers until a message fails or the subscription ends, and returns
+// how long to wait before the next one.
+func (s *subscription) session(ctx context.Context) time.Duration {
+	inSession, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 
+	messages, err := s.subscribe(inSession)
+	if err != nil {
+		s.Logger.Error("could not subscribe; trying again", err, s.fields())
+
+		return retryLongest
+	}
+	wait := s.deliverAll(ctx, messages)
+	cancel()
+	drain(messages)
+
+	return wait
+}
+
+func (s *subscription) subscribe(ctx context.Context) (<-chan *message.Message, error) {
 	var noDeadline time.Duration // this package has its own
 	inner, err := wsql.NewSubscriber(s.beginner(), wsql.SubscriberConfig{
 		ConsumerGroup:  s.group,
@@ -64,43 +89,51 @@ func (s *subscription) session(stop, drained context.Context) time.Duration {
 		OffsetsAdapter: s.Offsets(s.tables),
 		BackoffManager: s.newBackoff(),
 	}, errorLogger{s.Logger})
-	if err == nil {
-		var messages <-chan *message.Message
-		if messages, err = inner.Subscribe(ctx, s.tables.Slug); err == nil {
-			wait := s.deliverAll(stop, drained, messages)
-			cancel()
-			for range messages { // until the transaction is over
-			}
-
-			return wait
-		}
+	if err != nil {
+		return nil, fmt.Errorf("configure watermill-sql: %w", err)
 	}
-	s.Logger.Error("could not subscribe; trying again", err, s.fields())
+	messages, err := inner.Subscribe(ctx, s.tables.Slug)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe by watermill-sql: %w", err)
+	}
 
-	return retryMax
+	return messages, nil
 }
 
-func (s *subscription) deliverAll(stop, drained context.Context, messages <-chan *message.Message) time.Duration {
+// drain waits for the end of a watermill-sql subscription whose context has
+// ended, and so for the end of its transaction.
+func drain(messages <-chan *message.Message) {
+	for msg := range messages {
+		msg.Nack()
+	}
+}
+
+func (s *subscription) deliverAll(ctx context.Context, messages <-chan *message.Message) time.Duration {
 	for {
 		select {
-		case <-stop.Done():
+		case <-ctx.Done():
+			return 0
+		case <-s.closing:
 			return 0
 		case msg, open := <-messages:
 			if !open {
 				return 0
 			}
-			if !s.deliver(stop, drained, msg) {
+			if !s.deliver(ctx, msg) {
 				return s.backoff(msg.UUID)
 			}
 			s.failures = 0
+			if s.stopped(ctx) {
+				return 0 // the select above chooses at random
+			}
 		}
 	}
 }
 
 // deliver hands out a copy of the message and returns whether it was handled and
 // recorded. The copy keeps handlers from acking past what is decided here.
-func (s *subscription) deliver(stop, drained context.Context, msg *message.Message) bool {
-	tx, ok := sqljoin.Of(msg.Context())
+func (s *subscription) deliver(ctx context.Context, msg *message.Message) bool {
+	tx, ok := sqljoin.Of(msg.Context()) //nolint:contextcheck // the transaction travels with the message
 	if !ok {
 		s.Logger.Error("message came without its transaction; it will come again", nil, s.fields())
 
@@ -108,24 +141,36 @@ func (s *subscription) deliver(stop, drained context.Context, msg *message.Messa
 	}
 
 	handed := msg.Copy()
-	ctx, cancel := context.WithCancel(s.context)
+	handedCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	handed.SetContext(tx.Context(ctx))
+	handed.SetContext(tx.Context(handedCtx))
 
 	select {
 	case s.out <- handed:
-	case <-stop.Done():
+	case <-ctx.Done():
+		return false
+	case <-s.closing:
 		return false
 	}
-	if !s.verdict(drained, handed) {
+	if !s.await(ctx, handed) {
 		return false
 	}
 
-	return s.commit(drained, msg, tx)
+	tx.Ack()
+	msg.Ack()
+	timer := time.NewTimer(commitTimeout)
+	defer timer.Stop()
+	select {
+	case <-tx.Done():
+	case <-timer.C:
+	}
+
+	return tx.Committed()
 }
 
-// verdict waits for ack or nack.
-func (s *subscription) verdict(drained context.Context, handed *message.Message) bool {
+// await waits for the verdict: up to the ack deadline, and up to the drain
+// option after the subscription's end.
+func (s *subscription) await(ctx context.Context, handed *message.Message) bool {
 	var late <-chan time.Time
 	if s.AckDeadline > 0 {
 		timer := time.NewTimer(s.AckDeadline)
@@ -144,21 +189,21 @@ func (s *subscription) verdict(drained context.Context, handed *message.Message)
 			s.fields().Add(watermill.LogFields{"message_uuid": handed.UUID}))
 
 		return false
-	case <-drained.Done():
-		return false
+	case <-ctx.Done():
+	case <-s.closing:
 	}
-}
 
-// commit lets watermill-sql record the ack, and waits until it has.
-func (s *subscription) commit(drained context.Context, msg *message.Message, tx *sqljoin.Tx) bool {
-	tx.Ack()
-	msg.Ack()
+	timer := time.NewTimer(s.Drain)
+	defer timer.Stop()
 	select {
-	case <-tx.Done():
-	case <-drained.Done():
+	case <-handed.Acked():
+		return true
+	case <-handed.Nacked():
+	case <-late:
+	case <-timer.C:
 	}
 
-	return tx.Committed()
+	return false
 }
 
 // beginner begins the transaction of each message.
