@@ -8,7 +8,7 @@
 //
 //	group              consumer group; required to subscribe
 //	connect_timeout    how long Open keeps trying (10s)
-//	create             create topics that don't exist, at the first Publish or
+//	create             whether to make topics that don't exist, at the first Publish or
 //	                   Subscribe (true)
 //	partitions         of topics created here (12); messages in flight at once
 //	                   over all of a group's consumers
@@ -112,7 +112,9 @@ func dialAny(ctx context.Context, addresses []string) error {
 	for _, address := range addresses {
 		conn, err := dialer.DialContext(ctx, "tcp", address)
 		if err == nil {
-			return conn.Close()
+			_ = conn.Close() // nothing was written
+
+			return nil
 		}
 		last = err
 	}
@@ -143,7 +145,7 @@ const maxTopicName = 249
 
 func checkTopic(topic string) error {
 	if topic == "" || topic == "." || topic == ".." || len(topic) > maxTopicName {
-		return fmt.Errorf("%w: %.260q; it must have 1 to %d characters and not be . or ..",
+		return fmt.Errorf("%w: %.260q; a name has 1 to %d characters and is neither '.' nor '..' itself",
 			brokers.ErrTopic, topic, maxTopicName)
 	}
 	for _, c := range []byte(topic) {

@@ -2,13 +2,16 @@ package kafka_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
@@ -223,7 +226,7 @@ func TestHandlerFinishesBeforeItsPartitionMovesAndItsAckCounts(t *testing.T) {
 	old := subscribe()
 	const partitions = 2
 	for i := range 20 {
-		require.NoError(t, b.Publisher.Publish(topic, keyed(fmt.Sprint(i), fmt.Sprint(i))))
+		require.NoError(t, b.Publisher.Publish(topic, keyed(strconv.Itoa(i), strconv.Itoa(i))))
 	}
 	var held [partitions]*message.Message // one of each partition
 	for i := range held {
@@ -268,7 +271,7 @@ func TestPublishingFromManyGoroutinesAndClosingMeanwhile(t *testing.T) {
 	for i := range 50 {
 		publishing.Go(func() {
 			for {
-				if err := b.Publisher.Publish(topic, keyed(fmt.Sprint(i), "x")); err != nil {
+				if err := b.Publisher.Publish(topic, keyed(strconv.Itoa(i), "x")); err != nil {
 					if !errors.Is(err, brokers.ErrClosed) {
 						t.Error(err)
 					}
@@ -279,4 +282,83 @@ func TestPublishingFromManyGoroutinesAndClosingMeanwhile(t *testing.T) {
 	}
 	require.NoError(t, b.Close())
 	publishing.Wait()
+}
+
+func TestUnreachableBrokersAndBadOptions(t *testing.T) {
+	t.Parallel()
+	open := func(rawURL string) error {
+		_, err := brokers.Open(t.Context(), rawURL, brokers.Config{Openers: map[string]brokers.Opener{"kafka": kafka.Open}})
+		return err
+	}
+	err := open("kafka://user:hunter2pass@127.0.0.1:1,127.0.0.1:2?connect_timeout=300ms")
+	var unreachable *brokers.UnreachableError
+	require.ErrorAs(t, err, &unreachable)
+	require.GreaterOrEqual(t, unreachable.Tried, 250*time.Millisecond)
+	require.ErrorContains(t, err, "kafka://127.0.0.1:1,127.0.0.1:2")
+	require.NotContains(t, err.Error(), "hunter2pass")
+
+	for option, part := range map[string]string{
+		"sesion_timeout=1s": "session_timeout", "nack_delay=0s": "hot loop", "heartbeat=20s": "session_timeout",
+		"partitions=0": "at least 1", "compression=zip": "zstd", "sasl=scram-sha-512": "user:password",
+		"tls_ca=/none": "can be read", "offset=first": "oldest, newest", "commit_interval=0s": "1ms", "retention=1ms": "1s",
+	} {
+		err := open("kafka://127.0.0.1:1?" + option)
+		require.ErrorIs(t, err, brokers.ErrBadOption, option)
+		require.ErrorContains(t, err, part)
+	}
+	for _, rawURL := range []string{"kafka:", "kafka://a:1/topic", "kafka://a:1,,b:2"} {
+		require.ErrorIs(t, open(rawURL), brokers.ErrBadURL, rawURL)
+	}
+}
+
+func TestTopicsThatKafkaCannotHaveAndMissingOnes(t *testing.T) {
+	t.Parallel()
+	b := open(t, "group=g&create=false")
+	for _, topic := range []string{"a b", "ü", ".", "..", strings.Repeat("a", 250)} {
+		require.ErrorIs(t, b.Publisher.Publish(topic, keyed("k", "x")), brokers.ErrTopic)
+		_, err := b.Subscriber.Subscribe(t.Context(), topic)
+		require.ErrorIs(t, err, brokers.ErrTopic)
+	}
+	topic := testenv.Topic(t, "kafka_none")
+	require.ErrorContains(t, b.Publisher.Publish(topic, keyed("k", "x")), "create=true")
+	_, err := b.Subscriber.Subscribe(t.Context(), topic)
+	require.ErrorContains(t, err, "create=true")
+}
+
+func TestTooLargeIsRefusedBeforeAnythingIsSent(t *testing.T) {
+	t.Parallel()
+	topic := testenv.Topic(t, "kafka_large")
+	b := open(t, "group=g")
+	heavy := keyed("k", "x")
+	heavy.Metadata["big"] = strings.Repeat("v", 1<<20)
+	for _, msg := range []*message.Message{heavy, keyed("k", strings.Repeat("x", 1<<20))} {
+		err := b.Publisher.Publish(topic, keyed("k", "first"), msg)
+		require.ErrorIs(t, err, brokers.ErrTooLarge)
+	}
+	n, err := b.Capabilities.Backlog(t.Context(), topic, "g")
+	require.NoError(t, err)
+	require.Zero(t, n)
+	// The greatest payload, of bytes that no compressor shrinks, with the rest of a batch around it.
+	for _, compression := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		b := open(t, "compression="+compression)
+		largest := keyed("k", "")
+		largest.Payload = make([]byte, b.Capabilities.MaxBody)
+		_, _ = rand.Read(largest.Payload)
+		require.NoError(t, b.Publisher.Publish(topic, largest), compression)
+	}
+}
+
+func TestTopicsAreMadeAsTheOptionsSay(t *testing.T) {
+	t.Parallel()
+	topic := testenv.Topic(t, "kafka_made")
+	b := open(t, "group=g&partitions=3&retention=1h")
+	require.Equal(t, time.Hour, b.Capabilities.RedeliveryWindow)
+	require.NoError(t, b.Publisher.Publish(topic, keyed("k", "x")))
+	admin, err := sarama.NewClusterAdmin([]string{strings.TrimPrefix(b.Name(), "kafka://")}, sarama.NewConfig())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, admin.Close()) }()
+	made, err := admin.ListTopics()
+	require.NoError(t, err)
+	require.EqualValues(t, 3, made[topic].NumPartitions)
+	require.Equal(t, "3600000", *made[topic].ConfigEntries["retention.ms"])
 }

@@ -1,22 +1,17 @@
 package kafka
 
 import (
-	"encoding/binary"
 	"fmt"
 	"maps"
 
 	"github.com/IBM/sarama"
+	watermillkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
-
-	watermillkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/msgmeta"
 )
-
-// foreignIDs is the namespace of the UUIDs given to records that carry none.
-var foreignIDs = uuid.MustParse("5f0a2d0e-6c36-4b53-9c1f-7f6f1f0d9a11")
 
 // Marshaler translates between messages and records. It is wire-compatible in
 // both directions with watermill-kafka's DefaultMarshaler: the UUID travels in
@@ -105,10 +100,7 @@ func (Marshaler) Unmarshal(record *sarama.ConsumerMessage) (*message.Message, er
 // foreignID includes the timestamp because a topic that was deleted and made
 // again starts at offset 0: its records are other messages.
 func foreignID(record *sarama.ConsumerMessage) string {
-	position := make([]byte, 0, len(record.Topic)+20)
-	position = append(position, record.Topic...)
-	position = binary.BigEndian.AppendUint32(position, uint32(record.Partition))
-	position = binary.BigEndian.AppendUint64(position, uint64(record.Offset))
-	position = binary.BigEndian.AppendUint64(position, uint64(record.Timestamp.UnixMilli()))
-	return uuid.NewSHA1(foreignIDs, position).String()
+	position := fmt.Sprintf("kafka:%s/%d/%d@%d", record.Topic, record.Partition, record.Offset, record.Timestamp.UnixMilli())
+
+	return uuid.NewSHA1(uuid.NameSpaceURL, []byte(position)).String()
 }

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"fmt"
 	"math/rand/v2"
 
 	"github.com/IBM/sarama"
@@ -22,7 +23,7 @@ func (partitioner) Partition(msg *sarama.ProducerMessage, partitions int32) (int
 	}
 	key, err := msg.Key.Encode()
 	if err != nil {
-		return -1, err
+		return -1, fmt.Errorf("encode the key: %w", err)
 	}
 	// The sign bit is dropped, as in Kafka's Utils.toPositive.
 	return int32(murmur2(key)&0x7fffffff) % partitions, nil
@@ -43,7 +44,7 @@ func murmur2(b []byte) uint32 {
 		m    uint32 = 0x5bd1e995
 		r           = 24
 	)
-	h := seed ^ uint32(len(b))
+	h := seed ^ uint32(len(b)) //nolint:gosec // as the hash has it
 	for ; len(b) >= 4; b = b[4:] {
 		k := uint32(b[3])<<24 | uint32(b[2])<<16 | uint32(b[1])<<8 | uint32(b[0])
 		k *= m

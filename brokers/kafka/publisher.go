@@ -78,8 +78,11 @@ func (p *publisher) send(topic string, msg *message.Message) error {
 	deadline := time.Now().Add(electionTime)
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := p.upstream.Publish(topic, msg)
-		if err == nil || !passing(err) || time.Now().Add(wait).After(deadline) {
-			return err
+		if err == nil {
+			return nil
+		}
+		if !passing(err) || time.Now().Add(wait).After(deadline) {
+			return fmt.Errorf("kafka publisher: %w", err)
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -87,7 +90,7 @@ func (p *publisher) send(topic string, msg *message.Message) error {
 		case <-p.closing:
 			timer.Stop()
 
-			return err
+			return fmt.Errorf("kafka publisher: %w, after %w", brokers.ErrClosed, err)
 		}
 	}
 }
@@ -117,5 +120,9 @@ func (p *publisher) Close() error {
 	}
 	p.closed = true
 
-	return p.upstream.Close()
+	if err := p.upstream.Close(); err != nil {
+		return fmt.Errorf("kafka publisher: %w", err)
+	}
+
+	return nil
 }

@@ -35,6 +35,8 @@ func (c *scramClient) Begin(user, password, authzID string) error {
 	return nil
 }
 
-func (c *scramClient) Step(challenge string) (string, error) { return c.conversation.Step(challenge) }
+func (c *scramClient) Step(challenge string) (string, error) {
+	return c.conversation.Step(challenge) //nolint:wrapcheck // passed through
+}
 
 func (c *scramClient) Done() bool { return c.conversation.Done() }

@@ -18,6 +18,9 @@ import (
 const (
 	defaultPort = "9092"
 
+	maxPartitions  = 100_000 // beyond what a cluster has in all
+	maxReplication = 1000
+
 	// batchOverhead is what a batch adds to its records: a 61 byte header, and
 	// room for a compressor that met noise.
 	batchOverhead = 512
@@ -77,6 +80,12 @@ func readSettings(u *url.URL) (*settings, error) {
 	if err := s.compression.UnmarshalText([]byte(o.OneOf("compression", "none", "gzip", "snappy", "lz4", "zstd"))); err != nil {
 		s.compression = sarama.CompressionNone // OneOf has reported it
 	}
+	if s.partitions > maxPartitions {
+		o.Fail("partitions", fmt.Sprintf("at most %d", maxPartitions))
+	}
+	if s.replication > maxReplication {
+		o.Fail("replication", fmt.Sprintf("at most %d", maxReplication))
+	}
 	s.checkTimes(o)
 	s.readTLS(o)
 	s.readSASL(o, u)
@@ -125,7 +134,7 @@ func (s *settings) readTLS(o *brokers.Options) {
 	if ca == "" {
 		return
 	}
-	pem, err := os.ReadFile(ca)
+	pem, err := os.ReadFile(ca) //nolint:gosec // named by whoever configures the program
 	if err != nil {
 		o.Fail("tls_ca", "a file that can be read")
 		return
@@ -154,7 +163,7 @@ func (s *settings) readSASL(o *brokers.Options, u *url.URL) {
 }
 
 func (s *settings) readBrokers(hosts string) error {
-	for _, host := range strings.Split(hosts, ",") {
+	for host := range strings.SplitSeq(hosts, ",") {
 		if host == "" {
 			return fmt.Errorf("%w: it names no broker; write kafka://host:9092", brokers.ErrBadURL)
 		}

@@ -22,7 +22,7 @@ type subscriber struct {
 	group    string
 	logger   watermill.LoggerAdapter
 
-	closing context.Context // done when Close has been called
+	closing context.Context //nolint:containedctx // done when Close has been called
 	close   context.CancelFunc
 
 	mu      sync.Mutex // orders Subscribe before or after Close
@@ -86,8 +86,8 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	var stop context.CancelFunc
 	sub.stop, stop = context.WithCancel(ctx)
-	unhook := context.AfterFunc(s.closing, stop)
-	s.running.Go(func() {
+	unhook := context.AfterFunc(s.closing, stop) //nolint:contextcheck // Close ends it too
+	s.running.Go(func() {                        //nolint:contextcheck // its context is the message's
 		defer unhook()
 		defer stop()
 		sub.run(in, upstream)
@@ -137,6 +137,7 @@ func (*sessions) WrapSyncProducer(_ *sarama.Config, p sarama.SyncProducer) saram
 
 type sessionHandler struct {
 	sarama.ConsumerGroupHandler
+
 	sessions *sessions
 }
 
@@ -148,5 +149,5 @@ func (h sessionHandler) Setup(session sarama.ConsumerGroupSession) error {
 	h.sessions.current = session
 	h.sessions.mu.Unlock()
 
-	return h.ConsumerGroupHandler.Setup(session)
+	return h.ConsumerGroupHandler.Setup(session) //nolint:wrapcheck // passed through
 }

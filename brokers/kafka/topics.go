@@ -60,7 +60,7 @@ func readClusterDefaults(s *settings) (d clusterDefaults, err error) {
 		ConfigNames: []string{"message.max.bytes", "log.retention.ms"},
 	})
 	if err != nil {
-		return d, nil //nolint:nilerr // reading settings needs a right that many accounts lack
+		return d, nil // reading settings needs a right that many accounts lack
 	}
 	for _, entry := range entries {
 		n, err := strconv.ParseInt(entry.Value, 10, 64)
@@ -137,8 +137,8 @@ func (t *topics) create(ctx context.Context, client sarama.Client, admin sarama.
 
 func (t *topics) createOnce(admin sarama.ClusterAdmin, topic string) error {
 	detail := &sarama.TopicDetail{
-		NumPartitions:     int32(t.settings.partitions),
-		ReplicationFactor: int16(t.settings.replication),
+		NumPartitions:     int32(t.settings.partitions),  //nolint:gosec // at most maxPartitions
+		ReplicationFactor: int16(t.settings.replication), //nolint:gosec // at most maxReplication
 	}
 	if t.settings.retention > 0 {
 		ms := strconv.FormatInt(t.settings.retention.Milliseconds(), 10)
@@ -185,11 +185,11 @@ func usable(admin sarama.ClusterAdmin, topic string) error {
 // idempotent producer uses up its retries without a pause between them.
 func led(client sarama.Client, topic string) error {
 	if err := client.RefreshMetadata(topic); err != nil {
-		return err
+		return fmt.Errorf("refresh metadata: %w", err)
 	}
 	partitions, err := client.Partitions(topic)
 	if err != nil {
-		return err
+		return fmt.Errorf("partitions: %w", err)
 	}
 	for _, partition := range partitions {
 		if _, err := client.GetOffset(topic, partition, sarama.OffsetNewest); err != nil {
@@ -203,8 +203,8 @@ func led(client sarama.Client, topic string) error {
 // backlog is the group's lag: messages after its committed offsets. The control
 // records of transactional producers count as messages.
 func (t *topics) backlog(ctx context.Context, topic, group string) (lag int64, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
+	if ctx.Err() != nil {
+		return 0, fmt.Errorf("lag of group %q on topic %q: %w", group, topic, context.Cause(ctx))
 	}
 	err = t.with(func(client sarama.Client, admin sarama.ClusterAdmin) error {
 		partitions, err := client.Partitions(topic)
@@ -212,7 +212,7 @@ func (t *topics) backlog(ctx context.Context, topic, group string) (lag int64, e
 			return nil // nothing was ever published
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("partitions: %w", err)
 		}
 		committed, err := admin.ListConsumerGroupOffsets(group, map[string][]int32{topic: partitions})
 		if err != nil {
@@ -238,14 +238,17 @@ func (t *topics) backlog(ctx context.Context, topic, group string) (lag int64, e
 func (t *topics) lag(client sarama.Client, topic string, partition int32, block *sarama.OffsetFetchResponseBlock) (int64, error) {
 	newest, err := client.GetOffset(topic, partition, sarama.OffsetNewest)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("newest offset: %w", err)
 	}
 	if block != nil && block.Offset >= 0 {
 		return max(0, newest-block.Offset), nil
 	}
 	start, err := client.GetOffset(topic, partition, t.settings.initialOffset)
+	if err != nil {
+		return 0, fmt.Errorf("first offset: %w", err)
+	}
 
-	return max(0, newest-start), err
+	return max(0, newest-start), nil
 }
 
 func (t *topics) with(f func(sarama.Client, sarama.ClusterAdmin) error) (err error) {

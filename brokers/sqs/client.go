@@ -98,7 +98,7 @@ func (c *client) probe(ctx context.Context) error {
 	}
 	var api smithy.APIError
 	if !errors.As(err, &api) {
-		return err
+		return fmt.Errorf("list queues: %w", err)
 	}
 	switch api.ErrorCode() {
 	case "InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException", "InvalidAccessKeyId",
@@ -106,7 +106,7 @@ func (c *client) probe(ctx context.Context) error {
 		return brokers.Hopeless(fmt.Errorf("credentials refused: %w", err))
 	}
 	if api.ErrorFault() == smithy.FaultServer {
-		return err
+		return fmt.Errorf("list queues: %w", err)
 	}
 
 	return nil

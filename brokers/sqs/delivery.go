@@ -172,10 +172,13 @@ func (s *subscription) show(msg *message.Message, receipt string, after time.Dur
 	defer cancel()
 	if _, err := s.client.ChangeMessageVisibility(ctx, &sqs.ChangeMessageVisibilityInput{
 		QueueUrl: aws.String(s.queue.url), ReceiptHandle: aws.String(receipt),
-		VisibilityTimeout: int32((after + time.Second - 1) / time.Second),
+		VisibilityTimeout: inSeconds(after),
 	}, s.client.settling); err != nil {
 		// Mostly because it had become visible already.
 		s.logger.Info("Can't change a message's visibility; it comes again after its visibility timeout",
 			watermill.LogFields{"message_uuid": msg.UUID, "err": err.Error()})
 	}
 }
+
+// inSeconds rounds up. Every time in the settings is at most some hours.
+func inSeconds(d time.Duration) int32 { return int32((d + time.Second - 1) / time.Second) } //nolint:gosec // see above

@@ -63,7 +63,8 @@ func (m marshaler) Unmarshal(in *types.Message) (*message.Message, error) {
 	msg := decode(in)
 	delete(msg.Metadata, msgmeta.SendID)
 	delete(msg.Metadata, msgmeta.Attempt)
-	if n, err := strconv.ParseInt(in.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)], 10, 64); err == nil {
+	count := in.Attributes[string(types.MessageSystemAttributeNameApproximateReceiveCount)]
+	if n, err := strconv.ParseInt(count, 10, 64); err == nil {
 		msgmeta.SetAttempt(msg, max(1, n))
 	}
 	group := in.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]

@@ -60,14 +60,14 @@ func (p *polls) handle(
 	ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler,
 ) (out middleware.InitializeOutput, metadata middleware.Metadata, err error) {
 	if _, ok := in.Parameters.(*sqs.ReceiveMessageInput); !ok {
-		return next.HandleInitialize(ctx, in)
+		return next.HandleInitialize(ctx, in) //nolint:wrapcheck // passed through
 	}
 	if !p.begin() {
 		<-ctx.Done() // upstream's loop would ask again at once
 
-		return out, metadata, ctx.Err()
+		return out, metadata, ctx.Err() //nolint:wrapcheck // upstream asks for it by errors.Is
 	}
 	defer p.underWay.Done()
 
-	return next.HandleInitialize(ctx, in)
+	return next.HandleInitialize(ctx, in) //nolint:wrapcheck // passed through
 }

@@ -76,12 +76,15 @@ func (p *publisher) Publish(topic string, messages ...*message.Message) error {
 func (p *publisher) send(topic string, msg *message.Message) error {
 	err := p.upstream.Publish(topic, msg)
 	var missing *types.QueueDoesNotExist
-	if !errors.As(err, &missing) {
-		return err
+	if errors.As(err, &missing) {
+		p.queues.forget(topic)
+		err = p.upstream.Publish(topic, msg)
 	}
-	p.queues.forget(topic)
+	if err != nil {
+		return fmt.Errorf("sqs publisher: %w", err)
+	}
 
-	return p.upstream.Publish(topic, msg)
+	return nil
 }
 
 // Close waits for the calls of Publish under way.
@@ -91,5 +94,5 @@ func (p *publisher) Close() error {
 
 	p.closed = true
 
-	return p.upstream.Close()
+	return p.upstream.Close() //nolint:wrapcheck // always nil
 }

@@ -131,7 +131,7 @@ func (q *queues) forget(topic string) { q.known.Delete(topic) }
 func (q *queues) find(ctx context.Context, name string) (string, error) {
 	out, err := q.client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String(name)})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("get its URL: %w", err)
 	}
 
 	return aws.ToString(out.QueueUrl), nil
@@ -152,7 +152,7 @@ func (q *queues) make(ctx context.Context, name string) (string, error) {
 		return q.find(ctx, name)
 	}
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("with visibility %v and retention %v: %w", q.settings.visibility, q.settings.retention, err)
 	}
 	q.logger.Info("Created queue", watermill.LogFields{"queue": name})
 

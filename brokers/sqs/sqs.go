@@ -15,7 +15,7 @@
 //	scheme           of the endpoint in the URL: http or https (http on the
 //	                 local host, https elsewhere)
 //	fifo             FIFO queues (false)
-//	create           create queues that don't exist, at the first Publish or
+//	create           whether to make queues that don't exist, at the first Publish or
 //	                 Subscribe (true)
 //	visibility       how long a handler may hold a message before another copy
 //	                 of it is delivered (30s); whole seconds

@@ -93,7 +93,7 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	var stop context.CancelFunc
 	sub.stop, stop = context.WithCancel(ctx)
-	unhook := context.AfterFunc(s.closing, stop)
+	unhook := context.AfterFunc(s.closing, stop) //nolint:contextcheck // Close ends it too
 	upstreamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	end := func() {
 		unhook()
@@ -110,7 +110,7 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 			return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
 		}
 	}
-	s.running.Go(func() { sub.run(receivers, end) })
+	s.running.Go(func() { sub.run(receivers, end) }) //nolint:contextcheck // its context is sub.ctx
 
 	return sub.out, nil
 }
@@ -123,8 +123,8 @@ func (s *subscriber) receiveInput(_ context.Context, url watermillsqs.QueueURL) 
 		MaxNumberOfMessages:         1,
 		MessageAttributeNames:       []string{"All"},
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameAll},
-		VisibilityTimeout:           int32(s.settings.visibility / time.Second),
-		WaitTimeSeconds:             int32(s.settings.wait / time.Second),
+		VisibilityTimeout:           inSeconds(s.settings.visibility),
+		WaitTimeSeconds:             inSeconds(s.settings.wait),
 	}, nil
 }
 

@@ -154,7 +154,7 @@ func (p *packed) text() string {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(p) // strings only: it has no failure
+	_ = enc.Encode(p) //nolint:errchkjson // strings only: it has no failure
 
 	return strings.TrimSuffix(b.String(), "\n")
 }
