@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// comparison measures two sides against each other, or one alone.
+type comparison struct {
+	name string
+	// what is measured, for the report.
+	what string
+	// ours and theirs return a rate, or for a single side its figure. theirs may
+	// be missing.
+	ours, theirs side
+	unit         string
+	rounds       int
+	op           string
+	bar          float64
+}
+
+type side struct {
+	name string
+	unit string
+	run  func(ctx context.Context, env servers) (float64, error)
+}
+
+// result is what a comparison's rounds gave.
+type result struct {
+	comparison
+	ourRuns, theirRuns []float64
+	value              float64
+	took               time.Duration
+}
+
+// run alternates the sides, and which of them begins. The value is the median of
+// the rounds' ratios: a round's two runs lie close together in time.
+func (c comparison) run(ctx context.Context, env servers) (result, error) {
+	began := time.Now()
+	r := result{comparison: c}
+	var values []float64
+	for round := range c.rounds {
+		ours, theirs, err := c.round(ctx, env, round)
+		if err != nil {
+			return result{}, err
+		}
+		r.ourRuns = append(r.ourRuns, ours)
+		value := ours
+		if c.theirs.run != nil {
+			r.theirRuns = append(r.theirRuns, theirs)
+			value = ours / theirs
+			fmt.Printf("%s round %d of %d: %s %.0f, %s %.0f, ratio %.2f\n",
+				c.name, round+1, c.rounds, c.ours.name, ours, c.theirs.name, theirs, value)
+		} else {
+			fmt.Printf("%s round %d of %d: %.1f %s\n", c.name, round+1, c.rounds, ours, c.unit)
+		}
+		values = append(values, value)
+	}
+	r.value = median(values)
+	r.took = time.Since(began)
+	return r, nil
+}
+
+func (c comparison) round(ctx context.Context, env servers, round int) (ours, theirs float64, err error) {
+	first, second := func() error {
+		ours, err = c.ours.run(ctx, env)
+		return err
+	}, func() error {
+		if c.theirs.run != nil {
+			theirs, err = c.theirs.run(ctx, env)
+		}
+		return err
+	}
+	if round%2 == 1 {
+		first, second = second, first
+	}
+	if err := first(); err != nil {
+		return 0, 0, err
+	}
+	return ours, theirs, second()
+}
+
+func (r result) ok() bool {
+	if r.op == "<=" {
+		return r.value <= r.comparison.bar
+	}
+	return r.value >= r.comparison.bar
+}
+
+func (r result) bar() string {
+	verdict := "short"
+	if r.ok() {
+		verdict = "ok"
+	}
+	return fmt.Sprintf("bar %s %.2f %s want %s %g %s", r.name, r.value, r.unit, r.op, r.comparison.bar, verdict)
+}
+
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n == 0 {
+		return 0
+	}
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
