@@ -1,0 +1,141 @@
+package importtest
+
+// rule says what a package's code, tests aside, may import beyond the standard
+// library.
+type rule struct {
+	// pkg is a path below the module's, or "path/..." for those of and below it that
+	// have no rule of their own.
+	pkg string
+	// product are Headrace's own packages, in the same two forms.
+	product []string
+	// modules are other people's, beyond those that the rule's group allows.
+	modules []string
+	// bare packages may import nothing but what the rule itself names.
+	bare bool
+}
+
+// leaves are packages that know nothing of the product, so that every package
+// may use them.
+var leaves = []string{"internal/step", "internal/redact", "internal/clock", "internal/signals", "internal/lifecycle"}
+
+// light are small modules that bring nothing along: every package may use them.
+var light = []string{
+	"github.com/ThreeDotsLabs/watermill",
+	"github.com/cespare/xxhash/v2",
+	"github.com/failsafe-go/failsafe-go",
+	"github.com/google/uuid",
+	"github.com/jonboulle/clockwork",
+	"golang.org/x/sync",
+}
+
+// Clients and drivers.
+const (
+	watermillSQL = "github.com/ThreeDotsLabs/watermill-sql/v4"
+	pgx          = "github.com/jackc/pgx/v5"
+	mysqlDriver  = "github.com/go-sql-driver/mysql"
+	sqliteDriver = "modernc.org/sqlite"
+	testify      = "github.com/stretchr/testify"
+)
+
+// rules is the direction of imports. Packages that don't exist yet have theirs
+// already.
+var rules = []rule{
+	{pkg: "msgmeta", bare: true, modules: []string{"github.com/ThreeDotsLabs/watermill/message"}},
+	{pkg: "keys", bare: true, product: []string{"msgmeta"}, modules: []string{
+		"github.com/ThreeDotsLabs/watermill/message", "github.com/tidwall/gjson",
+	}},
+
+	{pkg: "store", product: []string{"msgmeta"}, modules: []string{"github.com/jmoiron/sqlx", "github.com/pressly/goose/v3"}},
+	{pkg: "store/pgxstore", product: []string{"store"}, modules: []string{pgx}},
+	{pkg: "store/storetest", product: []string{"store", "msgmeta"}, modules: []string{testify}},
+
+	{pkg: "parking", product: []string{"store", "keys", "msgmeta"}},
+	{pkg: "precedence", product: []string{"store", "keys", "parking", "msgmeta"}},
+	{
+		pkg: "middleware", product: []string{"store", "keys", "parking", "precedence", "msgmeta"},
+		modules: []string{"github.com/robfig/cron/v3"}, // the purge's schedule
+	},
+	{pkg: "forwarder", product: []string{"store", "keys", "parking", "msgmeta"}},
+	{pkg: "ordering", product: []string{"store", "keys", "parking", "forwarder", "msgmeta", "internal/lanes"}},
+	{pkg: "effects", product: []string{"store", "parking", "msgmeta"}},
+	{pkg: "sagas", product: []string{"store", "keys", "parking", "effects", "forwarder", "msgmeta"}},
+
+	// Brokers only deliver and redeliver: each knows its one client. They name
+	// the key and the sending by msgmeta.
+	{pkg: "brokers", product: []string{"msgmeta"}},
+	{pkg: "brokers/all", product: []string{"brokers", "brokers/..."}},
+	{pkg: "brokers/mem", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{sqliteDriver}},
+	{pkg: "brokers/kafka", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
+		"github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/twmb/franz-go",
+		"github.com/xdg-go/scram", // SASL for sarama, which brings none
+	}},
+	{pkg: "brokers/sqs", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
+		"github.com/ThreeDotsLabs/watermill-aws", "github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go",
+	}},
+	// These two may reach the store, to join watermill-sql's transaction to a
+	// unit of work.
+	{
+		pkg:     "brokers/postgres",
+		product: []string{"brokers", "brokers/internal/...", "msgmeta", "store", "internal/lanes"},
+		modules: []string{watermillSQL, pgx},
+	},
+	{
+		pkg:     "brokers/mysql",
+		product: []string{"brokers", "brokers/internal/...", "msgmeta", "store", "internal/lanes"},
+		modules: []string{watermillSQL, mysqlDriver},
+	},
+	{
+		pkg:     "brokers/internal/sqlbroker",
+		product: []string{"brokers", "brokers/internal/sqljoin", "msgmeta"}, modules: []string{watermillSQL},
+	},
+	{pkg: "brokers/internal/sqljoin", product: []string{"brokers", "msgmeta"}, modules: []string{watermillSQL}},
+
+	// What users run against their own code and brokers.
+	{pkg: "conformance", modules: []string{testify}, product: []string{
+		"msgmeta", "keys", "store", "store/...", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
+		"sagas", "brokers", "brokers/...", "conformance/...", "internal/faults",
+	}},
+	{pkg: "conformance/...", modules: []string{testify}, product: []string{"conformance/...", "msgmeta", "internal/faults"}},
+	{pkg: "handlertest", product: []string{"store", "middleware", "conformance/...", "msgmeta"}, modules: []string{testify}},
+
+	// A folder of tests only.
+	{pkg: "brokers_test", bare: true},
+
+	{pkg: "admin", product: []string{"store", "parking", "sagas"}},
+
+	// Programs.
+	{pkg: "cmd/headrace", product: []string{"internal/cli"}},
+	{pkg: "internal/cli", product: []string{
+		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
+		"sagas", "brokers", "brokers/all", "admin", "internal/dburl",
+	}, modules: []string{"github.com/spf13/cobra"}},
+	{pkg: "examples/...", product: []string{
+		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
+		"sagas", "brokers", "brokers/all", "admin", "examples/...", "internal/dburl",
+	}, modules: []string{"github.com/jmoiron/sqlx", "github.com/ThreeDotsLabs/watermill-kafka/v3", watermillSQL}},
+
+	// Inside. A leaf's rule is the last line: it imports other leaves alone.
+	{pkg: "internal/dburl", product: []string{"internal/redact"}, modules: []string{pgx, mysqlDriver, sqliteDriver}},
+	{pkg: "internal/testenv", product: []string{"internal/dburl"}, modules: []string{testify, "go.uber.org/goleak"}},
+	{pkg: "internal/..."},
+}
+
+// core is what a user's service links whatever its broker and database.
+var core = []string{
+	"msgmeta", "keys", "store", "parking", "precedence", "middleware", "forwarder", "ordering", "effects", "sagas",
+	"brokers", "admin",
+}
+
+// foreignToCore must not be reached from the core, however indirectly: users
+// bring their own driver and open the brokers they want.
+var foreignToCore = map[string][]string{
+	"a broker's client": {
+		"github.com/IBM/sarama", "github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go", "github.com/twmb/franz-go",
+		"github.com/confluentinc/confluent-kafka-go", "github.com/segmentio/kafka-go",
+		"github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/ThreeDotsLabs/watermill-aws", watermillSQL,
+	},
+	"a SQL driver": {
+		pgx, "github.com/lib/pq", mysqlDriver, sqliteDriver, "github.com/mattn/go-sqlite3",
+	},
+	"a test library": {testify, "go.uber.org/goleak", "pgregory.net/rapid"},
+}
