@@ -1,0 +1,111 @@
+package headrace
+
+import (
+	"errors"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/forwarder"
+	"github.com/headrace-go/headrace/keys"
+	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/store"
+)
+
+// Config says what to protect. Service and Publisher are required.
+type Config struct {
+	// Service is the name under which handlers remember messages. Two services
+	// on one database must have different ones, and it must stay the same over
+	// deploys.
+	Service string
+	// Publisher is the application's own: what was committed is sent with it. It
+	// must be safe for concurrent use.
+	Publisher message.Publisher
+	// Destinations are further publishers, for applications that publish to more
+	// than one broker (see Plugin.PublisherFor). Default: none.
+	Destinations map[string]message.Publisher
+
+	// Observe changes nothing for the handlers, and only records what would have
+	// been skipped. What is handled while observing counts as handled later.
+	Observe bool
+	// Strict refuses statements through Plugin.DB and publishes through
+	// Plugin.Publisher that happen outside of any message's transaction, unless
+	// their context was marked with store.MeantOutside. Default false.
+	Strict bool
+	// Migrate creates or updates the tables at the start. Default false: New only
+	// checks them, and `headrace migrate up` makes them.
+	Migrate bool
+
+	// Key gives each published message's key, which then must have one: messages
+	// of one key are sent in order. Default: the metadata entry msgmeta.Key, and
+	// messages without it have no order.
+	Key keys.Func
+	// RedeliveryWindow is how late the broker can still deliver a copy
+	// (brokers.Capabilities has it), to be checked against how long messages are
+	// remembered. Default 0: not known, not checked.
+	RedeliveryWindow time.Duration
+
+	// Logger gets what goes wrong, in all parts. Default: none.
+	Logger watermill.LoggerAdapter
+	// Hooks are told what happens, in all parts: store.TxHook,
+	// middleware.VerdictHook, middleware.PurgeHook, forwarder.PublishHook.
+	Hooks []any
+
+	// Store, Dedupe, Purge and Forwarder hold the parts' finer settings. A field
+	// that exists above too is taken from there when it is set there. The
+	// database's dialect is asked for where Store doesn't say it.
+	Store     store.Config
+	Dedupe    middleware.DedupeConfig
+	Purge     middleware.PurgeConfig
+	Forwarder forwarder.Config
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.Service == "" && c.Dedupe.Service == "":
+		return errors.New("headrace: Config.Service is required: " +
+			"without it two services on one database would swallow each other's messages")
+	case c.Publisher == nil:
+		return errors.New("headrace: Config.Publisher is required: the application's own, which really sends")
+	case c.Destinations[forwarder.DefaultDestination] != nil:
+		return errors.New(`headrace: Config.Destinations has "default", which is Config.Publisher's name`)
+	case c.Dedupe.Outbox != nil:
+		return errors.New("headrace: Config.Dedupe.Outbox is New's to make; leave it empty")
+	case c.Dedupe.Consumer != "":
+		return errors.New("headrace: Config.Dedupe.Consumer would be shared by every handler, " +
+			"so that one would swallow another's messages; leave it empty")
+	}
+	return nil
+}
+
+// spread copies what is set for all parts into each.
+func (c Config) spread() Config {
+	set(&c.Dedupe.Service, c.Service)
+	c.Service = c.Dedupe.Service
+	set(&c.Dedupe.RedeliveryWindow, c.RedeliveryWindow)
+	c.Dedupe.Observe = c.Dedupe.Observe || c.Observe
+	c.Observe = c.Dedupe.Observe
+	c.Store.Strict = c.Store.Strict || c.Strict
+	c.Store.Migrate = c.Store.Migrate || c.Migrate
+	if c.Key != nil {
+		c.Dedupe.Key = c.Key
+	}
+	if c.Purge.Window == 0 {
+		c.Purge.Window = c.Dedupe.Window
+	}
+	if c.Logger != nil {
+		c.Store.Logger, c.Dedupe.Logger, c.Purge.Logger, c.Forwarder.Logger = c.Logger, c.Logger, c.Logger, c.Logger
+	}
+	for _, hooks := range []*[]any{&c.Store.Hooks, &c.Dedupe.Hooks, &c.Purge.Hooks, &c.Forwarder.Hooks} {
+		*hooks = append((*hooks)[:len(*hooks):len(*hooks)], c.Hooks...)
+	}
+	return c
+}
+
+func set[T comparable](field *T, value T) {
+	var none T
+	if value != none {
+		*field = value
+	}
+}

@@ -1,0 +1,165 @@
+// Package headrace adds Headrace to a running Watermill application in a few
+// lines, without a change in its handlers:
+//
+//	hr, err := headrace.New(ctx, db, headrace.Config{Service: "warehouse", Publisher: publisher})
+//	if err != nil {
+//		return err
+//	}
+//	defer hr.Close()
+//	router.AddPlugin(hr.Attach)
+//	db, publisher = hr.DB(), hr.Publisher()
+//
+// From there on a message's mark as handled, its handler's statements through db
+// and what the handler publishes or returns are one database transaction; a
+// forwarder relays what was committed to the real publisher. docs/adopting.md
+// leads through it step by step.
+//
+// It is a bundle of what packages store, middleware and forwarder offer singly,
+// with nothing that they don't.
+package headrace
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/forwarder"
+	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/store"
+)
+
+// ErrClosed says that the plugin was closed.
+var ErrClosed = errors.New("headrace is closed")
+
+// Plugin is the usual set: a store, Dedupe, an outbox and its forwarder, and the
+// purge. It is safe for concurrent use.
+type Plugin struct {
+	cfg       Config
+	db        *sql.DB
+	store     *store.Store
+	dedupe    *middleware.Dedupe
+	forwarder *forwarder.Forwarder
+	// publishers are what handlers are given, by destination.
+	publishers map[string]message.Publisher
+
+	mu     sync.Mutex
+	closed bool
+	// relaying says that the forwarder was started, which it can be once.
+	relaying bool
+	stop     context.CancelFunc
+	stopped  context.Context //nolint:containedctx // of the tasks that Attach starts and Close ends
+	tasks    sync.WaitGroup
+}
+
+// New opens Headrace's tables in a service's database. ctx bounds the opening
+// only. The database and the publishers stay the caller's: close them after
+// Close.
+//
+// Errors are those of a wrong configuration, of store.Open (ErrSchemaMissing
+// where neither Config.Migrate is set nor `headrace migrate up` was run), and of
+// an unreachable database.
+func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
+	if db == nil {
+		return nil, errors.New("headrace: New needs a *sql.DB")
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Store.Dialect == "" {
+		dialect, err := store.DetectDialect(ctx, db)
+		if err != nil {
+			return nil, fmt.Errorf("headrace: %w", err)
+		}
+		cfg.Store.Dialect = dialect
+	}
+	cfg = cfg.spread()
+	st, err := store.Open(ctx, db, cfg.Store)
+	if err != nil {
+		return nil, fmt.Errorf("headrace: %w", err)
+	}
+	p := &Plugin{cfg: cfg, db: db, store: st, publishers: map[string]message.Publisher{}}
+	if err := p.build(); err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	p.stopped, p.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return p, nil
+}
+
+func (p *Plugin) build() (err error) {
+	destinations := maps.Clone(p.cfg.Destinations)
+	if destinations == nil {
+		destinations = map[string]message.Publisher{}
+	}
+	destinations[forwarder.DefaultDestination] = p.cfg.Publisher
+	for name, real := range destinations {
+		outbox, err := forwarder.NewOutbox(p.store, forwarder.OutboxConfig{Destination: name, Key: p.cfg.Key})
+		if err != nil {
+			return fmt.Errorf("headrace: %w", err)
+		}
+		p.publishers[name] = outbox.Publisher()
+		if p.cfg.Observe {
+			p.publishers[name] = keptOpen{real}
+		}
+		if name == forwarder.DefaultDestination {
+			p.cfg.Dedupe.Outbox = outbox
+		}
+	}
+	if p.dedupe, err = middleware.NewDedupe(p.store, p.cfg.Dedupe); err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	// Attach makes the purge, when it knows the handlers; what is wrong with its
+	// configuration is said now.
+	if _, err = p.purge(p.consumers([]string{"any"})); err != nil {
+		return err
+	}
+	if p.forwarder, err = forwarder.New(p.store, destinations, p.cfg.Forwarder); err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	return nil
+}
+
+// DB returns the *sql.DB for the handlers: statements whose context is a
+// message's run in that message's transaction, and BeginTx there opens a
+// savepoint (store.JoinDB). Other statements go to the database as before, or
+// are refused with Config.Strict. While observing it is the database itself.
+func (p *Plugin) DB() *sql.DB {
+	if p.cfg.Observe {
+		return p.db
+	}
+	return store.JoinDB(p.store)
+}
+
+// Publisher returns the message.Publisher for the handlers, the router and CQRS
+// buses: what is published with a message's context (msg.SetContext(ctx), which
+// buses do) is committed with that message and relayed to Config.Publisher.
+// Anything else is committed to the outbox on its own, or refused with
+// Config.Strict. Closing it does nothing. While observing it publishes directly.
+func (p *Plugin) Publisher() message.Publisher {
+	return p.publishers[forwarder.DefaultDestination]
+}
+
+// PublisherFor is Publisher for one of Config.Destinations. It returns nil for a
+// name that isn't configured.
+func (p *Plugin) PublisherFor(destination string) message.Publisher {
+	return p.publishers[destination]
+}
+
+// Store returns the store, for what this package doesn't bundle.
+func (p *Plugin) Store() *store.Store { return p.store }
+
+// Middleware protects one handler, for routers in which only some handlers are
+// to be protected; Run then has to be called too. Attach does both for all.
+func (p *Plugin) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	return p.dedupe.Middleware(h)
+}
+
+// keptOpen is a publisher that a router may not close: routers close their
+// handlers' publishers as soon as one handler stops.
+type keptOpen struct{ message.Publisher }
+
+func (keptOpen) Close() error { return nil }

@@ -1,0 +1,206 @@
+package headrace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/headrace-go/headrace/middleware"
+)
+
+// Attach protects every handler of a router, and relays and purges in the
+// background until Close. It is a message.RouterPlugin: give it to
+// router.AddPlugin. The router calls it when it starts, so that Headrace stands
+// inside of all middlewares that were added before, wherever the line is: a
+// Retry or PoisonQueue then sees each attempt as a transaction of its own.
+//
+// Purged are the handlers that the router has then; name others in
+// Config.Purge.Consumers.
+func (p *Plugin) Attach(router *message.Router) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	consumers := p.consumers(slices.Sorted(maps.Keys(router.Handlers())))
+	purge, err := p.purge(consumers)
+	if err != nil {
+		return err
+	}
+	router.AddMiddleware(p.dedupe.Middleware)
+	if purge != nil {
+		p.background("purge", purge.Run)
+	}
+	if !p.relaying {
+		p.relaying = true
+		p.background("forwarder", p.forwarder.Run)
+	}
+	return nil
+}
+
+// consumers are the names under which a router's handlers remember messages.
+func (p *Plugin) consumers(handlers []string) []string {
+	consumers := slices.Clone(p.cfg.Purge.Consumers)
+	for _, handler := range handlers {
+		consumers = append(consumers, p.cfg.Service+"."+handler)
+	}
+	slices.Sort(consumers)
+	return slices.Compact(consumers)
+}
+
+func (p *Plugin) purge(consumers []string) (*middleware.Purge, error) {
+	if len(consumers) == 0 {
+		return nil, nil //nolint:nilnil // nothing to purge
+	}
+	cfg := p.cfg.Purge
+	cfg.Consumers = consumers
+	purge, err := middleware.NewPurge(p.store, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("headrace: %w", err)
+	}
+	return purge, nil
+}
+
+// background is called with the lock held.
+func (p *Plugin) background(name string, run func(context.Context) error) {
+	p.tasks.Go(func() {
+		if err := run(p.stopped); err != nil && p.cfg.Logger != nil {
+			p.cfg.Logger.Error("Headrace's "+name+" has ended", err, watermill.LogFields{"service": p.cfg.Service})
+		}
+	})
+}
+
+// Run relays, and purges Config.Purge.Consumers, until the context is cancelled
+// or Close is called, and returns nil then. It is for programs without Attach:
+// those that protect single handlers with Middleware, or only relay. A plugin
+// runs once: after Attach, or a second time, it is an error.
+func (p *Plugin) Run(ctx context.Context) error {
+	p.mu.Lock()
+	if p.closed || p.relaying {
+		defer p.mu.Unlock()
+		if p.closed {
+			return ErrClosed
+		}
+		return errors.New("headrace: it is running already: Attach runs it, and Run may be called once")
+	}
+	purge, err := p.purge(p.cfg.Purge.Consumers)
+	if err != nil {
+		p.mu.Unlock()
+		return err
+	}
+	p.relaying = true
+	p.tasks.Add(1)
+	p.mu.Unlock()
+	defer p.tasks.Done()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.stopped, cancel)()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.forwarder.Run(ctx) })
+	if purge != nil {
+		group.Go(func() error { return purge.Run(ctx) })
+	}
+	return group.Wait()
+}
+
+// Running is closed when the forwarder has begun to relay.
+func (p *Plugin) Running() <-chan struct{} { return p.forwarder.Running() }
+
+const (
+	// drainInterval is how often Drain looks whether the outbox is empty.
+	drainInterval = 50 * time.Millisecond
+	// countTimeout bounds the counting of what a Drain left.
+	countTimeout = 5 * time.Second
+)
+
+// Drain waits until nothing is left in the outbox, relaying by itself where
+// neither Attach nor Run does. It is the last step of a removal: when the
+// protected instances are gone, a program that still has New, Drain and Close
+// sends what they left behind.
+//
+// When the context ends first, the error says how much is left.
+func (p *Plugin) Drain(ctx context.Context) error {
+	relay, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return ErrClosed
+	}
+	if !p.relaying {
+		p.relaying = true
+		p.background("forwarder", func(stopped context.Context) error {
+			defer context.AfterFunc(stopped, cancel)()
+			return p.forwarder.Run(relay)
+		})
+	}
+	p.mu.Unlock()
+
+	ticker := time.NewTicker(drainInterval)
+	defer ticker.Stop()
+	for {
+		waiting, err := p.store.WaitingPartitions(ctx)
+		if err == nil && len(waiting) == 0 {
+			return nil
+		}
+		select {
+		case <-ticker.C:
+		case <-p.stopped.Done():
+			return ErrClosed
+		case <-ctx.Done():
+			return p.left(ctx)
+		}
+	}
+}
+
+// left is the error of a Drain that was cut off.
+func (p *Plugin) left(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), countTimeout)
+	defer cancel()
+	counts, err := p.store.CountOutbox(bounded)
+	if err != nil {
+		return fmt.Errorf("headrace: drain: %w; what is left could not be counted: %w", ctx.Err(), err)
+	}
+	var left []string
+	for _, c := range counts {
+		line := fmt.Sprintf("%d for topic %q of destination %q", c.Unsent, c.Topic, c.Destination)
+		if c.LastError != "" {
+			line += " (" + c.LastError + ")"
+		}
+		left = append(left, line)
+	}
+	return fmt.Errorf("headrace: drain: %w with messages left in the outbox: %s", ctx.Err(), strings.Join(left, ", "))
+}
+
+// Close stops what Attach, Run or Drain have started, waits for publishes in
+// flight (Config.Forwarder.CloseTimeout at most), and frees what the plugin
+// holds. Close the router first: its handlers need the plugin. What is left in
+// the outbox is sent by other instances, or by the next start. It may be called
+// more than once.
+func (p *Plugin) Close() error {
+	p.mu.Lock()
+	closed := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if closed {
+		return nil
+	}
+	p.stop()
+	if err := p.forwarder.Close(); err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	p.tasks.Wait()
+	if err := p.store.Close(); err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	return nil
+}
