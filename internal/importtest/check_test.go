@@ -22,12 +22,12 @@ func violations(g graph, table []rule) []string {
 		}
 		r, ok := ruleOf(pkg, table)
 		if !ok {
-			found = append(found, fmt.Sprintf("%s has no rule: add one to rules_test.go", pkg))
+			found = append(found, fmt.Sprintf("%s has no rule: add one to rules_test.go", path))
 			continue
 		}
 		for _, imported := range g[path] {
 			if !r.allows(imported) {
-				found = append(found, fmt.Sprintf("%s may not import %s", pkg, imported))
+				found = append(found, fmt.Sprintf("%s may not import %s", path, imported))
 			}
 		}
 	}
@@ -112,8 +112,8 @@ func foreign(g graph) []string {
 	var found []string
 	for _, pkg := range core {
 		for _, kind := range slices.Sorted(maps.Keys(foreignToCore)) {
-			if way := reach(g, module+"/"+pkg, foreignToCore[kind]); way != nil {
-				found = append(found, fmt.Sprintf("%s pulls in %s: %s", pkg, kind, strings.Join(way, " → ")))
+			if way := reach(g, strings.TrimSuffix(module+"/"+pkg, "/"), foreignToCore[kind]); way != nil {
+				found = append(found, fmt.Sprintf("the core pulls in %s: %s", kind, strings.Join(way, " → ")))
 			}
 		}
 	}

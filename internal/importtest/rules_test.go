@@ -28,8 +28,12 @@ var light = []string{
 	"golang.org/x/sync",
 }
 
+// bundle is the module's own package: the usual set in one constructor.
+const bundle = ""
+
 // Clients and drivers.
 const (
+	sarama       = "github.com/IBM/sarama"
 	watermillSQL = "github.com/ThreeDotsLabs/watermill-sql/v4"
 	pgx          = "github.com/jackc/pgx/v5"
 	mysqlDriver  = "github.com/go-sql-driver/mysql"
@@ -60,13 +64,15 @@ var rules = []rule{
 	{pkg: "effects", product: []string{"store", "parking", "msgmeta"}},
 	{pkg: "sagas", product: []string{"store", "keys", "parking", "effects", "forwarder", "msgmeta"}},
 
+	{pkg: bundle, product: []string{"store", "keys", "parking", "precedence", "middleware", "forwarder", "msgmeta"}},
+
 	// Brokers only deliver and redeliver: each knows its one client. They name
 	// the key and the sending by msgmeta.
 	{pkg: "brokers", product: []string{"msgmeta"}},
 	{pkg: "brokers/all", product: []string{"brokers", "brokers/..."}},
 	{pkg: "brokers/mem", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{sqliteDriver}},
 	{pkg: "brokers/kafka", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
-		"github.com/IBM/sarama", "github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/twmb/franz-go",
+		sarama, "github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/twmb/franz-go",
 		"github.com/xdg-go/scram", // SASL for sarama, which brings none
 	}},
 	{pkg: "brokers/sqs", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
@@ -107,15 +113,15 @@ var rules = []rule{
 	{pkg: "cmd/headrace", product: []string{"internal/cli"}},
 	{pkg: "internal/cli", product: []string{
 		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
-		"sagas", "brokers", "brokers/all", "admin", "internal/dburl",
+		"sagas", bundle, "brokers", "brokers/all", "admin", "internal/dburl",
 	}, modules: []string{"github.com/spf13/cobra"}},
 	// Examples show the public API; like every user, they bring their own driver.
 	{pkg: "examples/...", product: []string{
 		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
-		"sagas", "brokers", "brokers/all", "brokers/mem", "handlertest", "admin", "examples/...", "internal/dburl",
+		"sagas", bundle, "brokers", "brokers/all", "brokers/mem", "handlertest", "admin", "examples/...", "internal/dburl",
 	}, modules: []string{
 		pgx, "github.com/lib/pq", mysqlDriver, sqliteDriver, "github.com/jmoiron/sqlx",
-		watermillSQL, "github.com/ThreeDotsLabs/watermill-kafka/v3",
+		watermillSQL, "github.com/ThreeDotsLabs/watermill-kafka/v3", sarama,
 	}},
 
 	// Inside. A leaf's rule is the last line: it imports other leaves alone.
@@ -127,14 +133,14 @@ var rules = []rule{
 // core is what a user's service links whatever its broker and database.
 var core = []string{
 	"msgmeta", "keys", "store", "parking", "precedence", "middleware", "forwarder", "ordering", "effects", "sagas",
-	"brokers", "admin",
+	"brokers", "admin", bundle,
 }
 
 // foreignToCore must not be reached from the core, however indirectly: users
 // bring their own driver and open the brokers they want.
 var foreignToCore = map[string][]string{
 	"a broker's client": {
-		"github.com/IBM/sarama", "github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go", "github.com/twmb/franz-go",
+		sarama, "github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go", "github.com/twmb/franz-go",
 		"github.com/confluentinc/confluent-kafka-go", "github.com/segmentio/kafka-go",
 		"github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/ThreeDotsLabs/watermill-aws", watermillSQL,
 	},
