@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -35,14 +36,14 @@ type client struct {
 	*sqs.Client // for requests of our own
 
 	config    aws.Config
-	transport *http.Transport
+	transport *connections
 	settling  func(*sqs.Options) // option of requests that settle a message
 }
 
 func newClient(ctx context.Context, s *settings) (*client, error) {
 	// A pool that is as wide as many publishers and receivers, and our own, so
 	// that Close can close what is idle.
-	transport := &http.Transport{
+	transport := &connections{Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   10 * time.Second,
@@ -51,7 +52,7 @@ func newClient(ctx context.Context, s *settings) (*client, error) {
 		MaxIdleConnsPerHost:   512,
 		IdleConnTimeout:       90 * time.Second,
 		ForceAttemptHTTP2:     true,
-	}
+	}}
 	c := &client{transport: transport}
 	c.config = aws.Config{Region: s.region}
 	if s.accessKey != "" {
@@ -112,4 +113,23 @@ func (c *client) probe(ctx context.Context) error {
 	return nil
 }
 
-func (c *client) close() { c.transport.CloseIdleConnections() }
+func (c *client) close() {
+	c.transport.closed.Store(true)
+	c.transport.CloseIdleConnections()
+}
+
+// connections refuses requests after close: they would open connections that
+// nobody closes.
+type connections struct {
+	*http.Transport
+
+	closed atomic.Bool
+}
+
+func (c *connections) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.closed.Load() {
+		return nil, brokers.ErrClosed
+	}
+
+	return c.Transport.RoundTrip(r) //nolint:wrapcheck // passed through
+}

@@ -292,6 +292,8 @@ func TestCloseNeitherHangsOnAReaderWhoLeftNorWaitsForTheLongPoll(t *testing.T) {
 	started := time.Now()
 	require.NoError(t, b.Close())
 	require.Less(t, time.Since(started), 5*time.Second)
+	_, err = b.Capabilities.Backlog(t.Context(), topic, "g")
+	require.ErrorIs(t, err, brokers.ErrClosed)
 
 	again := open(t, "group=g")
 	messages, err = again.Subscriber.Subscribe(t.Context(), topic)

@@ -53,6 +53,9 @@ func (s *subscriber) SubscribeInitialize(topic string) error {
 // Subscribe creates the queue where it is missing, claims it for the group, and
 // starts the receivers.
 func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	if s.closing.Err() != nil {
+		return nil, s.errClosed()
+	}
 	found, err := s.queues.ensure(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -68,7 +71,7 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	defer s.mu.Unlock()
 
 	if s.closing.Err() != nil {
-		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, brokers.ErrClosed)
+		return nil, s.errClosed()
 	}
 	polling := &polls{}
 	upstream, err := watermillsqs.NewSubscriber(watermillsqs.SubscriberConfig{
@@ -113,6 +116,10 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	s.running.Go(func() { sub.run(receivers, end) }) //nolint:contextcheck // its context is sub.ctx
 
 	return sub.out, nil
+}
+
+func (s *subscriber) errClosed() error {
+	return fmt.Errorf("sqs subscriber of group %q: %w", s.group, brokers.ErrClosed)
 }
 
 // receiveInput asks for one message: upstream works them off one by one while
