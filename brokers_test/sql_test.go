@@ -3,7 +3,6 @@ package brokers_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -271,20 +270,27 @@ func TestLostConnectionsAreMadeAgain(t *testing.T) {
 func killConnections(t *testing.T, db *sql.DB) {
 	t.Helper()
 
+	for _, id := range connections(t, db) {
+		// One that has ended by itself since is as good.
+		_, _ = db.ExecContext(t.Context(), fmt.Sprintf("KILL %d", id))
+	}
+}
+
+func connections(t *testing.T, db *sql.DB) (ids []int64) {
+	t.Helper()
+
 	rows, err := db.QueryContext(t.Context(),
 		"SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()")
 	require.NoError(t, err)
-	var ids []int64
+	defer rows.Close()
 	for rows.Next() {
 		var id int64
 		require.NoError(t, rows.Scan(&id))
 		ids = append(ids, id)
 	}
-	require.NoError(t, errors.Join(rows.Err(), rows.Close()))
-	for _, id := range ids {
-		// One that has ended by itself since is as good.
-		_, _ = db.ExecContext(t.Context(), fmt.Sprintf("KILL %d", id))
-	}
+	require.NoError(t, rows.Err())
+
+	return ids
 }
 
 // BenchmarkSQL shows how fast one consumer drains a topic with a backlog.

@@ -24,7 +24,7 @@ var fileSchema string
 // fileVersion is kept in the file's user_version.
 const fileVersion = 1
 
-// busyTimeout is how long a statement waits for another process's transaction.
+// busyTimeout is how long a transaction waits for another process's.
 const busyTimeout = 10 * time.Second
 
 // fileQueue is the queue of all processes that share a SQLite file.
@@ -50,8 +50,8 @@ func openFileQueue(ctx context.Context, set settings) (*fileQueue, error) {
 	q := &fileQueue{
 		settings: set,
 		//nolint:contextcheck // the writer lives as long as the queue, not as its opening
-		writer: newFileWriter(openSQLite(set.file, set.sync), openSQLite(set.file, syncNormal)),
-		reader: openSQLite(set.file, syncNormal),
+		writer: newFileWriter(openSQLite(set.file, set.sync, 0), openSQLite(set.file, syncNormal, 0)),
+		reader: openSQLite(set.file, syncNormal, busyTimeout),
 	}
 	if err := q.prepare(ctx); err != nil {
 		err = errors.Join(err, q.close())
@@ -71,9 +71,9 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-func openSQLite(path, synchronous string) *sql.DB {
+func openSQLite(path, synchronous string, wait time.Duration) *sql.DB {
 	pragmas := url.Values{"_txlock": {"immediate"}, "_pragma": {
-		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+		fmt.Sprintf("busy_timeout(%d)", wait.Milliseconds()),
 		"journal_mode(WAL)",
 		"synchronous(" + strings.ToUpper(synchronous) + ")",
 	}}

@@ -43,7 +43,7 @@ func TestKilledProcessResumesWithAllThatIsNotAckedAtOnce(t *testing.T) {
 func TestMessagesOfADeadProcessGoToALiveOneAfterTheDeadline(t *testing.T) {
 	t.Parallel()
 
-	rawURL := fileURL(t, "&ack_deadline=500ms")
+	rawURL := fileURL(t, "&ack_deadline=1500ms")
 	b := openMem(t, rawURL)
 	cmd, said := startChild(t, rawURL)
 	send(t, b, "k", "held")
@@ -51,7 +51,7 @@ func TestMessagesOfADeadProcessGoToALiveOneAfterTheDeadline(t *testing.T) {
 	require.Equal(t, "held", said.Text())
 
 	messages := hear(t, b, "g")
-	payload, _ := next(t, messages, 2*time.Second)
+	payload, _ := next(t, messages, 4*time.Second)
 	require.Empty(t, payload, "a live process keeps its message beyond the deadline")
 	kill(t, cmd)
 	payload, msg := next(t, messages, soon)
@@ -121,7 +121,7 @@ func TestFileThatIsNoQueueIsRefused(t *testing.T) {
 func TestOneFailedWriteDoesNotFailTheOthers(t *testing.T) {
 	t.Parallel()
 
-	w := newFileWriter(openSQLite(t.TempDir()+"/a.db", syncFull), openSQLite(t.TempDir()+"/unused.db", syncFull))
+	w := newFileWriter(openSQLite(t.TempDir()+"/a.db", syncFull, 0), openSQLite(t.TempDir()+"/unused.db", syncFull, 0))
 	defer func() { require.NoError(t, w.close()) }()
 	run := func(statement string) error {
 		return w.do(t.Context(), "test", true, func(tx fileTx) error {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 )
 
 // groupSize bounds how many writes share a transaction.
@@ -118,9 +120,9 @@ func (w *fileWriter) transact(ctx context.Context, jobs []*fileJob) error {
 		}
 	}
 
-	tx, err := db.BeginTx(ctx, nil)
+	tx, err := begin(ctx, db)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return err
 	}
 	for _, job := range jobs {
 		if err := job.do(fileTx{ctx, tx}); err != nil {
@@ -132,6 +134,31 @@ func (w *fileWriter) transact(ctx context.Context, jobs []*fileJob) error {
 	}
 
 	return nil
+}
+
+// Waits for another process's write transaction, between two looks at its lock.
+// SQLite's own soon wait 100 ms each: against a process that writes all the time
+// they hardly ever find it free.
+const (
+	lockWaitFirst   = 200 * time.Microsecond
+	lockWaitLongest = 4 * time.Millisecond
+)
+
+// begin takes the file's write lock.
+func begin(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	deadline := time.Now().Add(busyTimeout)
+	for wait := lockWaitFirst; ; wait = min(2*wait, lockWaitLongest) {
+		tx, err := db.BeginTx(ctx, nil)
+		if err == nil {
+			return tx, nil
+		}
+		if !busy(err) || time.Now().After(deadline) {
+			return nil, fmt.Errorf("begin: %w", err)
+		}
+
+		timer := time.NewTimer(wait/2 + rand.N(wait))
+		<-timer.C
+	}
 }
 
 // close ends the writer after what it is doing.
