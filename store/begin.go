@@ -133,13 +133,30 @@ func (s *Store) unlockWriter() {
 	}
 }
 
-// BeginDeferrer is implemented by a driver's connection that can send BEGIN
-// together with the first statement, which saves a round trip. An error of BEGIN
-// is then the first statement's, and a transaction without statements never
-// reaches the database. COMMIT and ROLLBACK come as statements of these names.
-type BeginDeferrer interface {
-	// DeferBegin remembers the statements that open a transaction.
-	DeferBegin(statements string) error
+// UnitConn is implemented by a driver's connection that ends units of work itself
+// and can send BEGIN together with the first statement, which saves a round trip
+// (package pgxstore).
+type UnitConn interface {
+	// BeginUnit is given the statements that open the transaction, separated by
+	// "; ". An error of theirs may be the first statement's instead. A transaction
+	// without statements need not reach the database.
+	BeginUnit(ctx context.Context, statements string) error
+	// CommitUnit must fail, with SQLSTATE 25P02, when the transaction was aborted.
+	CommitUnit(ctx context.Context) error
+	RollbackUnit(ctx context.Context) error
+}
+
+// onUnitConn reports whether the unit's connection is a UnitConn, and its answer.
+func (u *Unit) onUnitConn(f func(UnitConn) error) (is bool, err error) {
+	err = u.conn.Raw(func(raw any) error {
+		c, ok := raw.(UnitConn)
+		if !ok {
+			return nil
+		}
+		is = true
+		return f(c)
+	})
+	return is, err
 }
 
 // beginner holds the statements that open a transaction with the configured
@@ -225,17 +242,10 @@ func (s *Store) mysqlBeginner(ctx context.Context, isolation string) (beginner, 
 }
 
 func (b beginner) run(ctx context.Context, u *Unit) error {
-	deferred := false
-	if len(b.statements) == 1 {
-		err := u.conn.Raw(func(conn any) (err error) {
-			if d, ok := conn.(BeginDeferrer); ok {
-				deferred, err = true, d.DeferBegin(b.statements[0])
-			}
-			return err
-		})
-		if err != nil || deferred {
-			return err
-		}
+	if is, err := u.onUnitConn(func(c UnitConn) error {
+		return c.BeginUnit(ctx, strings.Join(b.statements, "; "))
+	}); is || err != nil {
+		return err
 	}
 	for _, statement := range b.statements {
 		if _, err := u.session.Exec(ctx, statement, nil); err != nil {
@@ -245,10 +255,13 @@ func (b beginner) run(ctx context.Context, u *Unit) error {
 	return nil
 }
 
-func (b beginner) sendCommit(ctx context.Context, session Session) error {
+func (b beginner) sendCommit(ctx context.Context, u *Unit) error {
+	if is, err := u.onUnitConn(func(c UnitConn) error { return c.CommitUnit(ctx) }); is || err != nil {
+		return err
+	}
 	start := time.Now()
 	for {
-		_, err := session.Exec(ctx, b.commit, nil)
+		_, err := u.session.Exec(ctx, b.commit, nil)
 		if err == nil || b.retryBusy == nil || !b.retryBusy(err) {
 			return err
 		}
@@ -259,4 +272,12 @@ func (b beginner) sendCommit(ctx context.Context, session Session) error {
 			}
 		}
 	}
+}
+
+func sendRollback(ctx context.Context, u *Unit) error {
+	if is, err := u.onUnitConn(func(c UnitConn) error { return c.RollbackUnit(ctx) }); is || err != nil {
+		return err
+	}
+	_, err := u.session.Exec(ctx, "ROLLBACK", nil)
+	return err
 }

@@ -96,3 +96,7 @@ func (s *Store) afterCommitOf(ctx context.Context, tx Tx, f func()) error {
 	}
 	return ErrNoUnit
 }
+
+// CurrentUnit returns the unit of work in the context, whatever its store, or
+// nil.
+func CurrentUnit(ctx context.Context) *Unit { return unitFrom(ctx) }

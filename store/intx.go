@@ -117,6 +117,9 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 	if err := u.usable(nil); err != nil {
 		return err
 	}
+	if outermost && u.conn == nil {
+		defer u.leaveForeign()
+	}
 	if err := fn(u.Context(ctx), u.Tx()); err != nil {
 		u.fail(err)
 		return err
@@ -125,6 +128,16 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 		return u.prepare(ctx) // a foreign transaction's commit can't be hooked
 	}
 	return nil
+}
+
+// leaveForeign takes back what was lent in a transaction whose end nobody tells
+// the unit of.
+func (u *Unit) leaveForeign() {
+	u.mu.Lock()
+	lent := u.lent
+	u.lent = &handle{}
+	u.mu.Unlock()
+	lent.free()
 }
 
 // redeliverable runs fn in a savepoint of a unit in which the message may be

@@ -50,22 +50,13 @@ func SQLXTx(ctx context.Context) (*sqlx.Tx, bool) {
 
 type lentKey struct{}
 
-// sqlxTx is the handle that is lent to the handler.
-func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) { return u.begin(ctx, &u.lent) }
-
-// innerTx is the handle of the unit's own queries: a lent one is of no use any
-// more after somebody has called its Commit.
-func (u *Unit) innerTx(ctx context.Context) (*sqlx.Tx, error) {
-	tx, err := u.begin(ctx, &u.inner)
-	if err != nil {
-		return nil, err
-	}
-	return tx, u.usable(nil)
-}
-
-// begin begins a transaction on the joined database that is the unit's own
-// instead of a savepoint in it. It outlives the context: only the unit ends it.
-func (u *Unit) begin(ctx context.Context, h *handle) (*sqlx.Tx, error) {
+// sqlxTx is the handle that is lent to the handler: a transaction on the joined
+// database that is the unit's own instead of a savepoint in it. It outlives the
+// context: only the unit ends it.
+func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) {
+	u.mu.Lock()
+	h := u.lent
+	u.mu.Unlock()
 	h.once.Do(func() {
 		lent := context.WithValue(context.WithoutCancel(ctx), lentKey{}, u)
 		h.tx, h.err = u.store.joined.BeginTxx(lent, nil)

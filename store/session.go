@@ -197,7 +197,9 @@ func (r *txRows) Columns() []string {
 
 func (r *txRows) Close() error { return r.rows.Close() }
 
-func (r *txRows) ColumnTypeDatabaseTypeName(index int) string { return r.types[index].DatabaseTypeName() }
+func (r *txRows) ColumnTypeDatabaseTypeName(index int) string {
+	return r.types[index].DatabaseTypeName()
+}
 
 func (r *txRows) Next(dest []driver.Value) error {
 	if !r.rows.Next() {

@@ -122,6 +122,7 @@ type Store struct {
 	begin   beginner
 	txHooks []TxHook
 	joined  *sqlx.DB
+	onClose []func() error
 	wakes   wakes
 	// writer is held by the process's one writer on SQLite, nil elsewhere.
 	writer chan struct{}
@@ -190,7 +191,17 @@ func (s *Store) withConn(ctx context.Context, f func(conn *sqlx.Conn) error) err
 
 // Close frees what the store keeps beside the user's database, which stays open:
 // a goroutine behind JoinDB. Units of work in progress may go on, JoinDB may not.
-func (s *Store) Close() error { return s.joined.Close() }
+func (s *Store) Close() error {
+	err := s.joined.Close()
+	for _, f := range s.onClose {
+		err = errors.Join(err, f())
+	}
+	return err
+}
+
+// OnClose registers what Close frees beside the store's own. It is for packages
+// that open the store on a handle of theirs, before anyone else has it.
+func (s *Store) OnClose(f func() error) { s.onClose = append(s.onClose, f) }
 
 // Dialect returns the kind of database.
 func (s *Store) Dialect() Dialect { return s.dialect }

@@ -52,11 +52,7 @@ func (t txHandle) ExecContext(ctx context.Context, query string, args ...any) (s
 }
 
 func (t txHandle) QueryContext(ctx context.Context, query string, args ...any) (Rows, error) {
-	tx, err := t.unit.innerTx(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := tx.QueryContext(ctx, t.rebind(query), args...)
+	rows, err := t.queryer().QueryContext(ctx, t.rebind(query), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -64,19 +60,11 @@ func (t txHandle) QueryContext(ctx context.Context, query string, args ...any) (
 }
 
 func (t txHandle) GetContext(ctx context.Context, dest any, query string, args ...any) error {
-	tx, err := t.unit.innerTx(ctx)
-	if err != nil {
-		return err
-	}
-	return tx.GetContext(ctx, dest, t.rebind(query), args...)
+	return sqlx.GetContext(ctx, t.queryer(), dest, t.rebind(query), args...)
 }
 
 func (t txHandle) SelectContext(ctx context.Context, dest any, query string, args ...any) error {
-	tx, err := t.unit.innerTx(ctx)
-	if err != nil {
-		return err
-	}
-	return tx.SelectContext(ctx, dest, t.rebind(query), args...)
+	return sqlx.SelectContext(ctx, t.queryer(), dest, t.rebind(query), args...)
 }
 
 func (t txHandle) NamedExecContext(ctx context.Context, query string, arg any) (sql.Result, error) {
@@ -88,3 +76,21 @@ func (t txHandle) NamedExecContext(ctx context.Context, query string, arg any) (
 }
 
 func (t txHandle) rebind(query string) string { return t.unit.store.dialect.rebind(query) }
+
+func (t txHandle) queryer() unitQueryer { return unitQueryer(t) }
+
+// unitQueryer sends queries through the joined database, whose rows sqlx can
+// scan, with a context that leads them into the unit.
+type unitQueryer struct{ unit *Unit }
+
+func (q unitQueryer) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return q.unit.store.joined.QueryContext(q.unit.Context(ctx), query, args...)
+}
+
+func (q unitQueryer) QueryxContext(ctx context.Context, query string, args ...any) (*sqlx.Rows, error) {
+	return q.unit.store.joined.QueryxContext(q.unit.Context(ctx), query, args...)
+}
+
+func (q unitQueryer) QueryRowxContext(ctx context.Context, query string, args ...any) *sqlx.Row {
+	return q.unit.store.joined.QueryRowxContext(q.unit.Context(ctx), query, args...)
+}

@@ -56,8 +56,8 @@ type Unit struct {
 	reading      map[*unitRows]struct{}
 	stats        TxStats
 
-	// inner carries the unit's own queries, lent is what the handler gets.
-	inner, lent handle
+	// lent is the *sql.Tx that the handler gets.
+	lent *handle
 }
 
 // handle is a *sqlx.Tx of the joined database that stands for the unit's
@@ -71,7 +71,7 @@ type handle struct {
 func newUnit(ctx context.Context, s *Store) *Unit {
 	return &Unit{
 		store: s, outer: unitFrom(ctx), about: aboutFrom(ctx), begun: time.Now(),
-		turn: make(chan struct{}, 1), reading: map[*unitRows]struct{}{},
+		turn: make(chan struct{}, 1), reading: map[*unitRows]struct{}{}, lent: &handle{},
 	}
 }
 
@@ -152,7 +152,7 @@ func (u *Unit) sendCommit(ctx context.Context) error {
 	}
 	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
 	defer cancel()
-	err = u.store.begin.sendCommit(bounded, u.session)
+	err = u.store.begin.sendCommit(bounded, u)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil {
@@ -229,7 +229,7 @@ func (u *Unit) sendRollback(ctx context.Context) bool {
 	}
 	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
 	defer cancel()
-	_, err := u.session.Exec(bounded, "ROLLBACK", nil)
+	err := sendRollback(bounded, u)
 	if err != nil && (u.store.dialect != SQLite || sqliteCode(err) == 0) {
 		// SQLite refuses ROLLBACK when it has already rolled back by itself.
 		u.expel()
@@ -259,7 +259,6 @@ func (u *Unit) finish(why error) []func() {
 	u.stats.Attempts, u.stats.About = 1, u.about
 	stats := u.stats
 	u.mu.Unlock()
-	u.inner.free()
 	u.lent.free()
 	_ = u.conn.Close()
 	u.store.unlockWriter()
