@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -155,10 +156,11 @@ func TestServiceGetsALogAndABusyTimeoutUnlessTheURLDecides(t *testing.T) {
 		require.NoError(t, db.Close())
 		return journal, busy
 	}
-	journal, busy := settings(testenv.SQLite(t))
+	file, _, _ := strings.Cut(testenv.SQLite(t), "?") // it has pragmas of its own
+	journal, busy := settings(file)
 	require.Equal(t, "wal", journal)
 	require.Equal(t, 5000, busy)
-	journal, busy = settings(testenv.SQLite(t) + "?_pragma=journal_mode(TRUNCATE)&_pragma=busy_timeout(7)")
+	journal, busy = settings(file + "?_pragma=journal_mode(TRUNCATE)&_pragma=busy_timeout(7)")
 	require.Equal(t, "truncate", journal)
 	require.Equal(t, 7, busy)
 }
