@@ -34,22 +34,39 @@ type parts struct {
 // eachParts runs a test on every pair of broker and database.
 func eachParts(t *testing.T, f func(t *testing.T, p parts)) {
 	t.Helper()
+	onParts(t, []func(testing.TB) parts{memSQLite, kafkaPostgres, postgresMariaDB}, f)
+}
+
+// onParts runs a test on pairs; only on the first with -short.
+func onParts(t *testing.T, pairs []func(testing.TB) parts, f func(t *testing.T, p parts)) {
+	t.Helper()
 	t.Parallel()
-	t.Run("mem-sqlite", func(t *testing.T) {
-		t.Parallel()
-		f(t, parts{broker: "mem:?file=" + url.QueryEscape(filepath.Join(t.TempDir(), "broker.db")) + "&ack_deadline=1s", db: testenv.SQLite(t)})
-	})
 	if testing.Short() {
-		return
+		pairs = pairs[:1]
 	}
-	t.Run("kafka-postgres", func(t *testing.T) {
-		t.Parallel()
-		f(t, parts{broker: testenv.Kafka(t) + "?partitions=4", db: testenv.Postgres(t), own: true})
-	})
-	t.Run("postgres-mariadb", func(t *testing.T) {
-		t.Parallel()
-		f(t, parts{broker: testenv.Postgres(t), db: testenv.MariaDB(t)})
-	})
+	for _, pair := range pairs {
+		p := pair(t)
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			f(t, p)
+		})
+	}
+}
+
+func memSQLite(t testing.TB) parts {
+	t.Helper()
+	file := url.QueryEscape(filepath.Join(t.TempDir(), "broker.db"))
+	return parts{name: "mem-sqlite", broker: "mem:?file=" + file + "&ack_deadline=1s", db: testenv.SQLite(t)}
+}
+
+func kafkaPostgres(t testing.TB) parts {
+	t.Helper()
+	return parts{name: "kafka-postgres", broker: testenv.Kafka(t) + "?partitions=4", db: testenv.Postgres(t), own: true}
+}
+
+func postgresMariaDB(t testing.TB) parts {
+	t.Helper()
+	return parts{name: "postgres-mariadb", broker: testenv.Postgres(t), db: testenv.MariaDB(t)}
 }
 
 // environment is where one run of an example happens.
