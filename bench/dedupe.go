@@ -11,11 +11,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/headrace-go/headrace/bench/relay"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/store"
+	"github.com/headrace-go/headrace/store/pgxstore"
 )
 
 const (
@@ -56,9 +56,7 @@ func bare(ctx context.Context, env servers) (float64, error) {
 // withDedupe runs the same UPDATE in a handler under Dedupe.
 func withDedupe(ctx context.Context, env servers) (float64, error) {
 	return onPool(ctx, env, func(pool *pgxpool.Pool) (func(ctx context.Context, row int) error, func(), error) {
-		db := stdlib.OpenDBFromPool(pool)
-		db.SetMaxIdleConns(0)
-		st, err := store.Open(ctx, db, store.Config{Dialect: store.Postgres, Migrate: true})
+		st, err := pgxstore.Open(ctx, pool, store.Config{Migrate: true})
 		if err != nil {
 			return nil, nil, err
 		}
@@ -69,11 +67,11 @@ func withDedupe(ctx context.Context, env servers) (float64, error) {
 		type rowKey struct{}
 		handler := dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
 			ctx := msg.Context()
-			tx, ok := store.TxFromContext(ctx)
+			tx, ok := pgxstore.Tx(ctx)
 			if !ok {
 				return nil, errors.New("no transaction in the message's context")
 			}
-			_, err := tx.ExecContext(ctx, "UPDATE bench_rows SET n = n + 1 WHERE id = $1", ctx.Value(rowKey{}))
+			_, err := tx.Exec(ctx, "UPDATE bench_rows SET n = n + 1 WHERE id = $1", ctx.Value(rowKey{}))
 			return nil, err
 		})
 		return func(ctx context.Context, row int) error {
