@@ -16,7 +16,6 @@ import (
 
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
 )
 
 //go:embed migrations
@@ -97,44 +96,10 @@ func (m *Migrator) provider() (*goose.Provider, error) {
 		return nil, err
 	}
 	options := []goose.ProviderOption{goose.WithStore(versions), goose.WithDisableGlobalRegistry(true)}
-	locker, err := s.migrationLock()
-	if err != nil {
-		return nil, err
-	}
-	if locker != nil {
+	if locker := s.migrationLock(); locker != nil {
 		options = append(options, goose.WithSessionLocker(locker))
 	}
 	return goose.NewProvider("", s.db.DB, files, options...)
-}
-
-func (s *Store) migrationLock() (lock.SessionLocker, error) {
-	switch s.dialect {
-	case Postgres:
-		return lock.NewPostgresSessionLocker()
-	case MySQL:
-		return mysqlMigrationLock{}, nil
-	case SQLite:
-	}
-	return nil, nil //nolint:nilnil // SQLite locks the whole file
-}
-
-// mysqlMigrationLock is a named lock of the session.
-type mysqlMigrationLock struct{}
-
-func (mysqlMigrationLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
-	var got sql.NullInt64
-	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK('headrace_migrate', 60)").Scan(&got); err != nil {
-		return err
-	}
-	if got.Int64 != 1 {
-		return errors.New("another process has been migrating for a minute")
-	}
-	return nil
-}
-
-func (mysqlMigrationLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
-	_, err := conn.ExecContext(ctx, "DO RELEASE_LOCK('headrace_migrate')")
-	return err
 }
 
 // PrintMigrations returns the schema's migrations as plain SQL, for teams whose
