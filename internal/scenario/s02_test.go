@@ -35,8 +35,9 @@ const (
 	tookLine = "broker took it"
 )
 
-// shortLease lets another forwarder take over soon.
-const shortLease = 500 * time.Millisecond
+// shortLease lets another forwarder take over soon, and is long enough for a busy
+// machine to renew it.
+const shortLease = 1500 * time.Millisecond
 
 // relayProcess is a forwarder that stops for ever between a publish and its
 // confirmation, and waits to be killed.
