@@ -9,6 +9,8 @@ import (
 	"github.com/IBM/sarama"
 	watermillkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/step"
 )
 
 // subscription hands one topic's messages from upstream to the handler.
@@ -76,8 +78,10 @@ func (s *subscription) deliver(in *message.Message) {
 
 		switch s.await(out, lost, cancel) {
 		case acked:
+			step.Reach(out.Context(), step.AckBefore)
 			mark(session, s.topic, in)
 			in.Ack()
+			step.Reach(out.Context(), step.AckAfter)
 			return
 		case abandoned:
 			if session.Context().Err() != nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/internal/step"
 )
 
 const (
@@ -168,7 +170,14 @@ func (s *subscription) deliver(ctx context.Context, c claim) {
 	case <-ctx.Done():
 	case <-s.closing:
 	}
+	if v != acked {
+		s.settle(ctx, c.id, v)
+
+		return
+	}
+	step.Reach(msg.Context(), step.AckBefore)
 	s.settle(ctx, c.id, v)
+	step.Reach(msg.Context(), step.AckAfter)
 }
 
 // await waits for ack or nack: for ever, or up to the drain option after the

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/msgmeta"
 )
 
@@ -65,7 +66,9 @@ func (s *subscription) deliver(in *message.Message) {
 	}
 	switch s.await(out) {
 	case acked:
+		step.Reach(out.Context(), step.AckBefore)
 		s.remove(out, receipt)
+		step.Reach(out.Context(), step.AckAfter)
 	case nacked:
 		s.retry(in, receipt)
 	case abandoned:

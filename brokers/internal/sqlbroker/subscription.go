@@ -10,6 +10,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
+	"github.com/headrace-go/headrace/internal/step"
 )
 
 // maxBackoff bounds the doubling of nack_delay, as a multiple of it.
@@ -156,6 +157,15 @@ func (s *subscription) deliver(ctx context.Context, msg *message.Message) bool {
 		return false
 	}
 
+	step.Reach(handed.Context(), step.AckBefore)
+	committed := commit(msg, tx)
+	step.Reach(handed.Context(), step.AckAfter)
+
+	return committed
+}
+
+// commit lets watermill-sql record the ack, and waits until it has.
+func commit(msg *message.Message, tx *sqljoin.Tx) bool {
 	tx.Ack()
 	msg.Ack()
 	timer := time.NewTimer(commitTimeout)
