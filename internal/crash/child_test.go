@@ -3,6 +3,7 @@ package crash_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -61,7 +62,7 @@ func child(raw string) int {
 	defer stop()
 	const progressPipe = 3 // the first of exec.Cmd's ExtraFiles
 	r := &reporter{pipe: os.NewFile(progressPipe, "progress"), kill: cfg.Kill}
-	logger := watermill.NewSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	logger := quietLogger{watermill.NewSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)))}
 	if err := cfg.serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
 		fmt.Fprintln(os.Stderr, "service failed:", err)
 		return 1
@@ -117,4 +118,17 @@ func (r *reporter) tell(who, name string, change stockChanged) {
 	if r.seen++; r.seen == r.kill.N {
 		dieNow()
 	}
+}
+
+// quietLogger leaves out what handlers do on purpose.
+type quietLogger struct{ watermill.LoggerAdapter }
+
+func (l quietLogger) Error(msg string, err error, fields watermill.LogFields) {
+	if !errors.Is(err, errUseCase) {
+		l.LoggerAdapter.Error(msg, err, fields)
+	}
+}
+
+func (l quietLogger) With(fields watermill.LogFields) watermill.LoggerAdapter {
+	return quietLogger{l.LoggerAdapter.With(fields)}
 }

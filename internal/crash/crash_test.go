@@ -11,7 +11,7 @@ import (
 func TestCrashAnywhereLosesAndDoublesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, c combination) {
 		s := newStory(t, c)
-		s.run(t, makePlan(s.rng, c.oneProcess))
+		s.run(t, makePlan(s.rng, c))
 		s.requireRight(t)
 		t.Logf("seed %d: %d kills, %d changes sent, %d of them again on purpose", s.seed, len(s.kills), len(s.sent), s.copies)
 	})

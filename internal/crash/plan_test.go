@@ -3,6 +3,7 @@ package crash_test
 import (
 	"math/rand/v2"
 	"os"
+	"strings"
 
 	"github.com/headrace-go/headrace/internal/step"
 )
@@ -33,17 +34,17 @@ func full() bool { return os.Getenv("HEADRACE_FAULTS") == "full" }
 
 // makePlan returns at least 20 kills, 100 in the full size: every named step,
 // and random moments.
-func makePlan(rng *rand.Rand, oneProcess bool) []phase {
+func makePlan(rng *rand.Rand, c combination) []phase {
 	rounds, random := 1, 7
 	if full() {
 		rounds, random = 5, 30
 	}
 	var consumer, forwarder []kill
 	for range rounds {
-		consumer = append(consumer, consumerKills(rng)...)
+		consumer = append(consumer, consumerKills(rng, c.join)...)
 		forwarder = append(forwarder, forwarderKills(rng)...)
 	}
-	if oneProcess {
+	if c.oneProcess {
 		kills := append(append(consumer, forwarder...), randomKills(rng, random)...)
 		return []phase{{"together", []slot{{"both", true, true, shuffled(rng, kills)}}}}
 	}
@@ -61,8 +62,9 @@ func makePlan(rng *rand.Rand, oneProcess bool) []phase {
 	}
 }
 
-// consumerKills has every step that a consumer reaches, once.
-func consumerKills(rng *rand.Rand) (kills []kill) {
+// consumerKills has every step that a consumer reaches, once. Where handlers
+// join, the subscriber begins and ends their transactions.
+func consumerKills(rng *rand.Rand, join bool) (kills []kill) {
 	for _, name := range []string{
 		step.TxBegun, step.DedupeInserted, step.HandlerReturned, step.OutboxWritten,
 		step.TxBeforeCommit, step.TxAfterCommit, step.AckBefore, step.AckAfter,
@@ -70,6 +72,9 @@ func consumerKills(rng *rand.Rand) (kills []kill) {
 		who := apply
 		if name != step.OutboxWritten && rng.IntN(2) == 0 {
 			who = recommend // writes nothing to the outbox
+		}
+		if join && strings.HasPrefix(name, "tx.") {
+			who = ""
 		}
 		kills = append(kills, kill{point: killPoint{who, name, 1 + rng.IntN(4)}})
 	}

@@ -131,7 +131,7 @@ type tail struct {
 	end []byte
 }
 
-const tailBytes = 32 << 10
+const tailBytes = 8 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
