@@ -87,6 +87,14 @@ func (p *process) watch(steps io.ReadCloser, h *history) {
 
 func (p *process) kill() { _ = p.cmd.Process.Kill() } // an error says that it is dead
 
+// dump ends the process with all its goroutines in its log: what does it wait
+// for?
+func (p *process) dump() {
+	if p.cmd.Process.Signal(syscall.SIGQUIT) == nil {
+		<-p.exited
+	}
+}
+
 // killed returns an error unless the process, which has exited, died of SIGKILL.
 func (p *process) killed() error {
 	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -115,7 +123,7 @@ func (p *process) stop(ctx context.Context) error {
 	select {
 	case <-p.exited:
 	case <-bounded.Done():
-		_ = p.cmd.Process.Signal(syscall.SIGQUIT) // its goroutines go to the log
+		p.dump()
 		<-p.exited
 		return fmt.Errorf("%s did not stop\n%s", p.name, p.log.String())
 	}
@@ -131,7 +139,7 @@ type tail struct {
 	end []byte
 }
 
-const tailBytes = 8 << 10
+const tailBytes = 64 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()

@@ -21,7 +21,7 @@ const (
 	// Kafka a new one is idle until the dead one's session is over.
 	killTimeout = 2 * time.Minute
 	// drainTimeout is how long the last process may take to finish everything.
-	drainTimeout = 2 * time.Minute
+	drainTimeout = time.Minute
 	// patience is how long a process may be idle before more is sent.
 	patience = 1500 * time.Millisecond
 )
@@ -36,6 +36,9 @@ func (s *story) run(t *testing.T, plan []phase) {
 	last, err := startProcess("last", s.child(slot{consume: true, forward: true}, killPoint{}), s.history)
 	require.NoError(t, err)
 	defer func() {
+		if t.Failed() {
+			last.dump()
+		}
 		last.kill() // when the test fails before it was stopped
 		<-last.exited
 		if t.Failed() {
