@@ -113,17 +113,24 @@ func (o *ownership) tryBalance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.keep(held, asked.Add(o.f.cfg.LeaseTTL))
+	for _, stray := range o.keep(held, asked.Add(o.f.cfg.LeaseTTL)) {
+		if err := o.f.store.ReleaseLease(ctx, stray); err != nil {
+			return err
+		}
+	}
 	share, free, err := o.survey(ctx)
 	if err != nil {
 		return err
 	}
 	o.shrink(ctx, share)
-	return o.grow(ctx, share, free)
+	return o.grow(ctx, share, free, asked)
 }
 
-// keep extends what is still ours and stops what isn't.
-func (o *ownership) keep(held []store.Lease, until time.Time) {
+// keep extends what is still ours and stops what isn't. It returns the strays:
+// leases that the database says are ours, of partitions that were given up here
+// because a renewal came late. Renewed with the others they would be ours for
+// ever, and nobody would relay their rows.
+func (o *ownership) keep(held []store.Lease, until time.Time) (strays []store.Lease) {
 	still := map[int]store.Lease{}
 	for _, lease := range held {
 		if n, ok := partitionOf(lease.Name); ok {
@@ -145,6 +152,12 @@ func (o *ownership) keep(held []store.Lease, until time.Time) {
 			p.until.Store(&until) // its publishes in flight are still covered
 		}
 	}
+	for n, lease := range still {
+		if o.partitions[n] == nil && o.leaving[n] == nil {
+			strays = append(strays, lease)
+		}
+	}
+	return strays
 }
 
 // survey returns this forwarder's fair share and the partitions nobody owns.
@@ -195,9 +208,12 @@ func (o *ownership) shrink(ctx context.Context, share int) {
 	}
 }
 
-func (o *ownership) grow(ctx context.Context, share int, free []int) error {
+// grow takes free partitions up to the share. On a slow database it leaves some
+// for the next time, or the first ones' leases would be over before the last
+// ones are taken.
+func (o *ownership) grow(ctx context.Context, share int, free []int, renewed time.Time) error {
 	for _, n := range free {
-		if len(o.snapshot()) >= share {
+		if len(o.snapshot()) >= share || o.f.cfg.Clock.Since(renewed) > o.f.cfg.LeaseTTL/3 {
 			return nil
 		}
 		if o.isLeaving(n) {
