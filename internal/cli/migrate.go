@@ -78,7 +78,7 @@ func (s *session) explainMigration(err error) error {
 	if s.app.schema == "" || !strings.Contains(err.Error(), s.app.schema) {
 		return err
 	}
-	return fmt.Errorf("%w; --schema must exist: CREATE SCHEMA %s", err, s.app.schema)
+	return fmt.Errorf("%w; --schema must exist and belong to you: CREATE SCHEMA %s", err, s.app.schema)
 }
 
 func (a *app) migrateDown() *cobra.Command {

@@ -119,8 +119,6 @@ func TestPrefixAndSchemaChooseTheTables(t *testing.T) {
 		if kind != "sqlite" {
 			schema := testenv.Topic(t, "schema")
 			args = append(args, "--schema", schema)
-			require.Equal(t, exitFailed, term.run(t, append(args, "migrate", "up")...))
-			require.Contains(t, term.err.String(), "--schema must exist: CREATE SCHEMA "+schema)
 			db := testenv.Open(t, url)
 			_, err := db.ExecContext(t.Context(), "CREATE SCHEMA "+schema)
 			require.NoError(t, err)
