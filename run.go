@@ -13,6 +13,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/middleware"
 )
 
@@ -41,7 +42,16 @@ func (p *Plugin) Attach(router *message.Router) error {
 	}
 	if !p.relaying {
 		p.relaying = true
-		p.background("forwarder", p.forwarder.Run)
+		p.background("forwarder", p.relay)
+	}
+	return nil
+}
+
+// relay runs the forwarder. Close may be quicker than its start, which is no
+// failure.
+func (p *Plugin) relay(ctx context.Context) error {
+	if err := p.forwarder.Run(ctx); !errors.Is(err, forwarder.ErrClosed) {
+		return err
 	}
 	return nil
 }
@@ -103,13 +113,16 @@ func (p *Plugin) Run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(p.stopped, cancel)()
+	defer context.AfterFunc(p.stopped, cancel)() //nolint:contextcheck // whichever ends first ends it
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.forwarder.Run(ctx) })
+	group.Go(func() error { return p.relay(ctx) })
 	if purge != nil {
 		group.Go(func() error { return purge.Run(ctx) })
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	return nil
 }
 
 // Running is closed when the forwarder has begun to relay.
@@ -140,7 +153,7 @@ func (p *Plugin) Drain(ctx context.Context) error {
 		p.relaying = true
 		p.background("forwarder", func(stopped context.Context) error {
 			defer context.AfterFunc(stopped, cancel)()
-			return p.forwarder.Run(relay)
+			return p.relay(relay)
 		})
 	}
 	p.mu.Unlock()

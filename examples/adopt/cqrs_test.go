@@ -42,7 +42,7 @@ func booking(t *testing.T, id string) *message.Message {
 }
 
 // The same program, the same deliveries, the same failures and crashes: before
-// the patch the tables are damaged …
+// the patch the tables are damaged.
 func TestS71_ACQRSApplicationIsDamagedBefore(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()
@@ -57,7 +57,7 @@ func TestS71_ACQRSApplicationIsDamagedBefore(t *testing.T) {
 	})
 }
 
-// … and after it they are right.
+// After the patch they are right.
 func TestS71_ACQRSApplicationIsRightAfter(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()

@@ -159,7 +159,7 @@ func (d *deploy) atWork(t *testing.T) {
 		now := d.handledBy(t)
 		for worker := range d.running {
 			if now[worker] < began[worker]+few {
-				return false, fmt.Sprintf("%s has handled %d orders, began at %d (all: %v)", worker, now[worker], began[worker], now)
+				return false, fmt.Sprintf("%s handles too little: %v at first, now %v", worker, began, now)
 			}
 		}
 		return true, ""
@@ -247,7 +247,8 @@ type results struct {
 func (d *deploy) results(t *testing.T) results {
 	t.Helper()
 	r := results{rows: map[string]byWorker{}, events: map[string]byWorker{}, ledger: map[string]int{}}
-	rows, err := d.database.QueryContext(t.Context(), "SELECT order_id, worker, count(*) FROM reservations GROUP BY order_id, worker")
+	rows, err := d.database.QueryContext(t.Context(),
+		"SELECT order_id, worker, count(*) FROM reservations GROUP BY order_id, worker")
 	require.NoError(t, err)
 	defer rows.Close()
 	for rows.Next() {
@@ -310,5 +311,6 @@ func (d *deploy) check(t *testing.T) {
 	}
 	require.Positive(t, steady)
 	require.Positive(t, doubled, "unprotected instances must have doubled something, or the load has proven nothing")
-	t.Logf("%d orders: %d while all were protected, none of them doubled; of the others %d doubled", len(d.load.orders), steady, doubled)
+	t.Logf("%d orders: %d while all were protected, none of them doubled; of the others %d doubled",
+		len(d.load.orders), steady, doubled)
 }

@@ -33,7 +33,7 @@ func newOrder(id, customer string) *message.Message {
 }
 
 // The same program, the same deliveries, the same failures and crashes: before
-// the patch the tables are damaged …
+// the patch the tables are damaged.
 func TestS71_AnOrdinaryRouterIsDamagedBefore(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()
@@ -48,7 +48,7 @@ func TestS71_AnOrdinaryRouterIsDamagedBefore(t *testing.T) {
 	})
 }
 
-// … and after it they are right.
+// After the patch they are right.
 func TestS71_AnOrdinaryRouterIsRightAfter(t *testing.T) {
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()

@@ -52,7 +52,9 @@ func (e *environment) tap(t *testing.T, again func(about string) bool, topics ..
 
 func (h *tap) hear(topic string, msg *message.Message) {
 	var body struct {
-		Order, Booking, Worker string
+		Order   string `json:"order"`
+		Booking string `json:"booking"`
+		Worker  string `json:"worker"`
 	}
 	if err := json.Unmarshal(msg.Payload, &body); err != nil {
 		msg.Nack()
