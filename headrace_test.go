@@ -197,7 +197,8 @@ func TestADrainThatIsCutOffSaysWhatIsLeft(t *testing.T) {
 	require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("1", nil)))
 	err := hr.Drain(ctx)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorContains(t, err, `1 for topic "out" of destination "default" (refused)`)
+	require.ErrorContains(t, err, `1 for topic "out" of destination "default" (`)
+	require.ErrorContains(t, err, "refused")
 }
 
 // afterAFailure is called when a failed publish was recorded.
@@ -263,6 +264,7 @@ func TestNewRefusesWhatCantWork(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	valid := b.cfg
+	b.open(t) // makes the tables
 	for name, c := range map[string]struct {
 		change func(*headrace.Config)
 		want   string
