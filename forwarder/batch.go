@@ -116,8 +116,8 @@ func (s *sender) sendRow(ctx context.Context, row store.OutboxRow) (err error) {
 	if !ok {
 		return fmt.Errorf("%w: %q", ErrNoDestination, row.Destination)
 	}
-	if row.Metadata == nil {
-		return errors.New(row.LastError)
+	if row.Problem != nil {
+		return row.Problem
 	}
 	// A publish that was begun is finished: cut off, it may or may not have taken
 	// effect.

@@ -14,6 +14,7 @@ import (
 	"text/template"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
 )
@@ -49,12 +50,45 @@ func NewMigrator(db *sql.DB, cfg Config) (*Migrator, error) {
 // Migrator returns the store's migrator.
 func (s *Store) Migrator() *Migrator { return &Migrator{s} }
 
-// Up applies every migration that is missing.
+// Up applies every migration that is missing. Config.Schema is created where it
+// doesn't exist.
 func (m *Migrator) Up(ctx context.Context) error {
+	if err := m.createSchema(ctx); err != nil {
+		return err
+	}
 	return m.run(ctx, "up", func(p *goose.Provider) error {
 		_, err := p.Up(ctx)
 		return err
 	})
+}
+
+func (m *Migrator) createSchema(ctx context.Context) error {
+	s := m.store
+	if s.cfg.Schema == "" {
+		return nil
+	}
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		// Asked first, because creating needs a privilege even when there is
+		// nothing to create.
+		var n int
+		query := s.dialect.rebind("SELECT count(*) FROM information_schema.schemata WHERE schema_name = ?")
+		if err := conn.GetContext(ctx, &n, query, s.cfg.Schema); err != nil || n > 0 {
+			return err
+		}
+		_, err := conn.ExecContext(ctx, createSchemaSQL(s.dialect, s.cfg.Schema))
+		if s.dialect.duplicateKey(err) { // Postgres' IF NOT EXISTS loses races
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store: create schema %s: %w", s.cfg.Schema, err)
+	}
+	return nil
+}
+
+func createSchemaSQL(d Dialect, schema string) string {
+	return "CREATE SCHEMA IF NOT EXISTS " + d.quote(schema)
 }
 
 // Down takes back the newest migration. What its tables hold is lost.
@@ -65,22 +99,54 @@ func (m *Migrator) Down(ctx context.Context) error {
 	})
 }
 
-// Status lists all migrations, oldest first. It changes nothing.
+// Status lists all migrations, oldest first, and changes nothing.
 func (m *Migrator) Status(ctx context.Context) ([]MigrationStatus, error) {
 	schema, err := m.store.readSchema(ctx)
 	return schema.Migrations, err
 }
 
-func (m *Migrator) run(_ context.Context, what string, f func(*goose.Provider) error) error {
-	provider, err := m.provider()
-	if err != nil {
-		return fmt.Errorf("store: migrate %s: %w", what, err)
+func (m *Migrator) run(ctx context.Context, what string, f func(*goose.Provider) error) error {
+	var err error
+	if m.store.dialect == SQLite {
+		err = m.runSQLite(ctx, f)
+	} else {
+		err = m.runOnce(f)
 	}
-	if err := f(provider); err != nil {
+	if err != nil {
 		return fmt.Errorf("store: migrate %s: %w", what, err)
 	}
 	return nil
 }
+
+func (m *Migrator) runOnce(f func(*goose.Provider) error) error {
+	provider, err := m.provider()
+	if err != nil {
+		return err
+	}
+	return f(provider)
+}
+
+// runSQLite tries again when another process got in between: SQLite has no lock
+// that outlives a transaction. Each migration and its version are one transaction,
+// so that the loser finds the work done.
+func (m *Migrator) runSQLite(ctx context.Context, f func(*goose.Provider) error) error {
+	if err := m.store.lockWriter(ctx); err != nil {
+		return err
+	}
+	defer m.store.unlockWriter()
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
+	for {
+		err := m.runOnce(f)
+		raced := m.store.dialect.contention(err) || (err != nil && strings.Contains(err.Error(), "already exists"))
+		if !raced || pause(ctx, sqlitePause) != nil {
+			return err
+		}
+	}
+}
+
+// migrateTimeout bounds the wait for another process that is migrating.
+const migrateTimeout = time.Minute
 
 func (m *Migrator) provider() (*goose.Provider, error) {
 	s := m.store
@@ -88,10 +154,7 @@ func (m *Migrator) provider() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialect := map[Dialect]database.Dialect{
-		Postgres: database.DialectPostgres, MySQL: database.DialectMySQL, SQLite: database.DialectSQLite3,
-	}[s.dialect]
-	versions, err := database.NewStore(dialect, s.names.migrations)
+	versions, err := newVersionStore(s.dialect, s.names)
 	if err != nil {
 		return nil, err
 	}
@@ -102,43 +165,10 @@ func (m *Migrator) provider() (*goose.Provider, error) {
 	return goose.NewProvider("", s.db.DB, files, options...)
 }
 
-// PrintMigrations returns the schema's migrations as plain SQL, for teams whose
-// database is changed by other tools. down prints the way back instead.
-func PrintMigrations(cfg Config, down bool) (string, error) {
-	cfg = cfg.withDefaults()
-	if err := cfg.Dialect.validate(); err != nil {
-		return "", err
-	}
-	tables, err := newNames(cfg.Dialect, cfg.Schema, cfg.Prefix)
-	if err != nil {
-		return "", err
-	}
-	files, err := renderMigrations(cfg.Dialect, tables, cfg.Prefix)
-	if err != nil {
-		return "", err
-	}
-	entries, err := fs.ReadDir(files, ".")
-	if err != nil {
-		return "", err
-	}
-	var out strings.Builder
-	for i := range entries {
-		entry := entries[i]
-		if down {
-			entry = entries[len(entries)-1-i]
-		}
-		content, err := fs.ReadFile(files, entry.Name())
-		if err != nil {
-			return "", err
-		}
-		up, back, _ := strings.Cut(string(content), "-- +goose Down\n")
-		part := strings.TrimPrefix(up, "-- +goose Up\n")
-		if down {
-			part = back
-		}
-		fmt.Fprintf(&out, "-- %s\n%s\n", entry.Name(), strings.TrimSpace(part))
-	}
-	return out.String(), nil
+func newVersionStore(d Dialect, tables names) (database.Store, error) {
+	return database.NewStore(map[Dialect]database.Dialect{
+		Postgres: database.DialectPostgres, MySQL: database.DialectMySQL, SQLite: database.DialectSQLite3,
+	}[d], tables.migrations)
 }
 
 // CheckSchema returns nil when this program may use the schema as it is, and

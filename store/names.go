@@ -8,7 +8,9 @@ import (
 // DefaultPrefix starts the name of every table.
 const DefaultPrefix = "headrace_"
 
-var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+// Lower case only: some names stand in statements without quotes, where Postgres
+// would change them.
+var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
@@ -19,10 +21,10 @@ type names struct {
 
 func newNames(d Dialect, schema, prefix string) (names, error) {
 	if !namePattern.MatchString(prefix) || len(prefix) > 30 {
-		return names{}, fmt.Errorf("store: prefix %q must be letters, digits and underscores, 30 at most", prefix)
+		return names{}, fmt.Errorf("store: prefix %q must be lower-case letters, digits and underscores, 30 at most", prefix)
 	}
 	if schema != "" && (!namePattern.MatchString(schema) || len(schema) > 60) {
-		return names{}, fmt.Errorf("store: schema %q must be letters, digits and underscores, 60 at most", schema)
+		return names{}, fmt.Errorf("store: schema %q must be lower-case letters, digits and underscores, 60 at most", schema)
 	}
 	if schema != "" && d == SQLite {
 		return names{}, fmt.Errorf("store: SQLite has no schemas: leave Config.Schema (%q) empty", schema)

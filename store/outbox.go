@@ -220,6 +220,8 @@ func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
 		row.Metadata = nil
 		row.Problem = fmt.Errorf("%w: metadata of message %q is not a JSON object of strings: %w",
 			ErrContent, Identity(row.MessageID), err)
+	} else if row.Metadata == nil { // JSON's null
+		row.Metadata = map[string]string{}
 	}
 	return row, nil
 }

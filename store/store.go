@@ -138,6 +138,10 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A database that doesn't answer is found out in bounded time.
+	if err := s.withConn(ctx, func(conn *sqlx.Conn) error { return nil }); err != nil {
+		return nil, err
+	}
 	if s.cfg.Migrate {
 		if err := s.Migrator().Up(ctx); err != nil {
 			return nil, err
