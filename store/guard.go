@@ -235,13 +235,19 @@ func firstWords(query string) string {
 
 // readsOnly reports whether a query surely writes nothing. WITH may.
 func readsOnly(query string) bool {
-	word := strings.TrimLeft(query, " \t\r\n(")
-	if end := strings.IndexAny(word, " \t\r\n("); end >= 0 {
-		word = word[:end]
-	}
-	switch strings.ToUpper(word) {
+	switch firstWord(query) {
 	case "SELECT", "SHOW", "EXPLAIN", "DESCRIBE", "PRAGMA", "VALUES", "TABLE":
 		return true
 	}
 	return false
+}
+
+// firstWord is a statement's first word in upper case. A statement that begins
+// with a comment counts as unknown.
+func firstWord(query string) string {
+	word := strings.TrimLeft(query, " \t\r\n(")
+	if end := strings.IndexAny(word, " \t\r\n("); end >= 0 {
+		word = word[:end]
+	}
+	return strings.ToUpper(word)
 }

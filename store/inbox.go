@@ -145,9 +145,11 @@ func (r InboxRow) values() []any {
 // GetInbox reads what a consumer remembers of a message. Errors match
 // sql.ErrNoRows when it remembers nothing.
 func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
-	return s.getInbox(ctx, tx, consumer, messageID, "")
+	return s.getInbox(ctx, tx, Identity(consumer), Identity(messageID), "")
 }
 
+// getInbox takes identities as they are stored: what looks like a hash would be
+// hashed again.
 func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID, suffix string) (InboxRow, error) {
 	var row struct {
 		Verdict     string         `db:"verdict"`
@@ -155,7 +157,6 @@ func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID, suffix
 		Fingerprint []byte         `db:"fingerprint"`
 		ProcessedAt int64          `db:"processed_at_us"`
 	}
-	consumer, messageID = Identity(consumer), Identity(messageID)
 	err := tx.GetContext(ctx, &row, "SELECT verdict, reason, fingerprint, "+s.dialect.micros("processed_at")+
 		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?"+suffix, consumer, messageID)
 	if err != nil {

@@ -118,7 +118,7 @@ func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
 	case c.unit != nil:
 		return guarded{c.unit, c.nested}, nil
 	case c.ownTx:
-		return outside{c.store, c.own}, nil
+		return outside{store: c.store, conn: c.own, inTx: c.ownTx}, nil
 	}
 	if u := c.store.UnitFromContext(ctx); u != nil {
 		return guarded{unit: u}, nil
@@ -126,7 +126,7 @@ func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
 	if err := c.takeOwn(ctx, what); err != nil {
 		return nil, err
 	}
-	return outside{c.store, c.own}, nil
+	return outside{store: c.store, conn: c.own, inTx: c.ownTx}, nil
 }
 
 func (c *joinConn) takeOwn(ctx context.Context, what string) error {

@@ -14,16 +14,77 @@ import (
 type outside struct {
 	store *Store
 	conn  *sql.Conn
+	// inTx: it is a statement of a transaction, whose waits are bounded already.
+	inTx bool
 }
 
-func (o outside) Exec(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	res, err := connSession{o.conn}.Exec(ctx, query, args)
-	return res, o.explain(query, err)
+func (o outside) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
+	done, err := o.bound(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	res, err = connSession{o.conn}.Exec(ctx, query, args)
+	err = errors.Join(o.explain(query, err), done(err == nil))
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
 }
 
 func (o outside) Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	done, err := o.bound(ctx, query)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := connSession{o.conn}.Query(ctx, query, args)
-	return rows, o.explain(query, err)
+	if err != nil {
+		return nil, errors.Join(o.explain(query, err), done(false))
+	}
+	return &richRows{Rows: rows, close: func() error { return done(true) }}, nil
+}
+
+// bound limits a writing statement's waits for locks. Postgres forgets a limit
+// that is set in a transaction with it, which also works behind a pooler that
+// hands connections out per transaction; MySQL keeps its limit.
+func (o outside) bound(ctx context.Context, query string) (done func(ok bool) error, err error) {
+	bounds := o.store.begin.bounds
+	if o.inTx || len(bounds) == 0 || !changesRows(query) {
+		return func(bool) error { return nil }, nil
+	}
+	session := connSession{o.conn}
+	if o.store.dialect != Postgres {
+		_, err := session.Exec(ctx, bounds[0], nil)
+		return func(bool) error { return nil }, err
+	}
+	if _, err := session.Exec(ctx, "BEGIN; "+bounds[0], nil); err != nil {
+		return nil, err
+	}
+	return func(ok bool) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.store.cfg.CommitTimeout)
+		defer cancel()
+		end := "ROLLBACK"
+		if ok {
+			end = o.store.begin.commit
+		}
+		_, err := session.Exec(ctx, end, nil)
+		if err != nil { // don't give back a connection with an open transaction
+			_ = o.conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+		if !ok {
+			return nil // the statement's own error counts
+		}
+		return err
+	}, nil
+}
+
+// changesRows reports whether a statement may wait for rows that others lock.
+// Those that Postgres refuses in a transaction are none of them.
+func changesRows(query string) bool {
+	switch firstWord(query) {
+	case "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "WITH":
+		return true
+	}
+	return false
 }
 
 func (o outside) explain(query string, err error) error {

@@ -19,7 +19,8 @@ type Lease struct {
 	ExpiresIn time.Duration `json:"expires_in"`
 }
 
-// AcquireLease takes a lease that is free, over, or the owner's already. ok is
+// AcquireLease takes a lease that is free or over, or extends one that is the
+// owner's already, whose epoch stays. ok is
 // false when somebody else holds it. Owners must be unique per process start, or
 // two of them would hold one lease.
 func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.Duration) (lease Lease, ok bool, err error) {
@@ -31,9 +32,11 @@ func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.D
 		if err := s.ensureLease(ctx, tx, name); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+" SET owner = ?, epoch = epoch + 1, expires_at = "+
-			s.dialect.nowPlus()+" WHERE name = ? AND owner <> ? AND (owner = '' OR expires_at < "+s.dialect.now()+")",
-			owner, ttl.Microseconds(), name, owner)
+		// epoch comes first: MySQL assigns from left to right.
+		_, err := tx.ExecContext(ctx, "UPDATE "+s.names.leases+
+			" SET epoch = CASE WHEN owner = ? THEN epoch ELSE epoch + 1 END, owner = ?, expires_at = "+s.dialect.nowPlus()+
+			" WHERE name = ? AND (owner = ? OR owner = '' OR expires_at < "+s.dialect.now()+")",
+			owner, owner, ttl.Microseconds(), name, owner)
 		if err != nil {
 			return err
 		}

@@ -88,12 +88,9 @@ type recorder struct{ out *strings.Builder }
 
 func (r *recorder) ExecContext(_ context.Context, query string, args ...any) (sql.Result, error) {
 	for i, arg := range args {
-		text := fmt.Sprint(arg)
-		if strings.Contains(query, "$1") {
-			query = strings.ReplaceAll(query, fmt.Sprintf("$%d", i+1), text)
-		} else {
-			query = strings.Replace(query, "?", text, 1)
-		}
+		// A dialect has either kind of placeholder; goose's have two at most.
+		query = strings.Replace(query, fmt.Sprintf("$%d", i+1), fmt.Sprint(arg), 1)
+		query = strings.Replace(query, "?", fmt.Sprint(arg), 1)
 	}
 	lines := strings.Split(query, "\n")
 	for i, line := range lines {

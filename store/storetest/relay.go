@@ -1,0 +1,121 @@
+package storetest
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/store"
+)
+
+// What a forwarder asks of the outbox.
+func testRelay(t *testing.T, h Harness) {
+	each(t, h, []test{
+		{"ConfirmRemovesRows", confirm},
+		{"ConfirmWithALeaseThatWasLostRemovesNothing", confirmLost},
+		{"FailuresAreKept", failures},
+		{"CountsWhatWaits", counts},
+	})
+}
+
+func confirm(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"}, store.OutboxRow{MessageID: "2", Key: "k"},
+		store.OutboxRow{MessageID: "3", Key: "k"})
+	rows := readAll(t, st)
+	partition := rows[0].Partition
+	lease, _ := acquire(t, st, "outbox/0", "me", time.Minute)
+	n, err := st.ConfirmOutbox(t.Context(), lease, partition, []int64{rows[0].ID, rows[2].ID})
+	require.NoError(t, err)
+	require.EqualValues(t, 2, n)
+	n, err = st.ConfirmOutbox(t.Context(), lease, partition, []int64{rows[0].ID})
+	require.NoError(t, err)
+	require.Zero(t, n, "it is gone already")
+	n, err = st.ConfirmOutbox(t.Context(), lease, (partition+1)%store.OutboxPartitions, []int64{rows[1].ID})
+	require.NoError(t, err)
+	require.Zero(t, n, "it is in another partition")
+	n, err = st.ConfirmOutbox(t.Context(), lease, partition, nil)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	left := readAll(t, st)
+	require.Len(t, left, 1)
+	require.Equal(t, "2", left[0].MessageID)
+
+	// An id does not come back, even when the last row was removed.
+	_, err = st.ConfirmOutbox(t.Context(), lease, partition, []int64{left[0].ID})
+	require.NoError(t, err)
+	write(t, st, store.OutboxRow{MessageID: "4", Key: "k"})
+	require.Greater(t, readAll(t, st)[0].ID, rows[2].ID)
+}
+
+func confirmLost(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"})
+	row := readAll(t, st)[0]
+	lost, _ := acquire(t, st, "outbox/0", "me", -time.Second)
+	current, ok := acquire(t, st, "outbox/0", "you", time.Minute)
+	require.True(t, ok)
+	other, _ := acquire(t, st, "outbox/1", "me", time.Minute)
+	other.Name = "outbox/0"
+	for name, lease := range map[string]store.Lease{
+		"the former owner's": lost,
+		"another epoch":      {Name: current.Name, Owner: current.Owner, Epoch: current.Epoch - 1},
+		"another owner":      other,
+		"one that never was": {Name: "outbox/7", Owner: "you", Epoch: 1},
+	} {
+		n, err := st.ConfirmOutbox(t.Context(), lease, row.Partition, []int64{row.ID})
+		require.NoError(t, err, name)
+		require.Zero(t, n, name)
+	}
+	n, err := st.ConfirmOutbox(t.Context(), current, row.Partition, []int64{row.ID})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, n)
+}
+
+func failures(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"})
+	row := readAll(t, st)[0]
+	require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errors.New("broker is down")))
+	require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errors.New("odd \x00\xff"+strings.Repeat("ü", 3000))))
+	got := readAll(t, st)[0]
+	require.Equal(t, 2, got.Attempts)
+	require.True(t, strings.HasPrefix(got.LastError, "odd "))
+	require.LessOrEqual(t, len(got.LastError), 2000)
+}
+
+func counts(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	write(t, st,
+		store.OutboxRow{MessageID: "1", Destination: "d", Topic: "a", Key: "k"},
+		store.OutboxRow{MessageID: "2", Destination: "d", Topic: "a", Key: "k"},
+		store.OutboxRow{MessageID: "3", Destination: "d", Topic: "b"},
+	)
+	for _, row := range readAll(t, st) {
+		if row.MessageID == "2" {
+			require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errBoom))
+		}
+	}
+	counts, err := st.CountOutbox(t.Context())
+	require.NoError(t, err)
+	require.Len(t, counts, 2)
+	require.Equal(t, "a", counts[0].Topic)
+	require.EqualValues(t, 2, counts[0].Unsent)
+	require.EqualValues(t, 1, counts[0].Failing)
+	require.Equal(t, "boom", counts[0].LastError)
+	require.GreaterOrEqual(t, counts[0].OldestAge, time.Duration(0))
+	require.Less(t, counts[0].OldestAge, time.Minute)
+	require.EqualValues(t, 1, counts[1].Unsent)
+	require.Zero(t, counts[1].Failing)
+
+	partitions, err := st.CountOutboxPartitions(t.Context())
+	require.NoError(t, err)
+	var unsent int64
+	for _, p := range partitions {
+		unsent += p.Unsent
+	}
+	require.EqualValues(t, 3, unsent)
+}
