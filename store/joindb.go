@@ -96,6 +96,8 @@ type joinConn struct {
 	nested *savepoint
 	// own is a connection of the store's database, taken when first needed.
 	own *sql.Conn
+	// held: it stays with who holds it, and joins no unit.
+	held bool
 	// ownTx: a transaction is open on it.
 	ownTx bool
 }
@@ -117,7 +119,7 @@ func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
 	switch {
 	case c.unit != nil:
 		return guarded{c.unit, c.nested}, nil
-	case c.ownTx:
+	case c.ownTx, c.held:
 		return outside{store: c.store, conn: c.own, inTx: c.ownTx}, nil
 	}
 	if u := c.store.UnitFromContext(ctx); u != nil {
@@ -176,7 +178,7 @@ func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 		return &lentTx{conn: c}, nil
 	}
 	u := c.store.UnitFromContext(ctx)
-	if u == nil {
+	if u == nil || c.held {
 		return c.beginOwn(ctx, opts)
 	}
 	if err := u.allowsIsolation(sql.IsolationLevel(opts.Isolation)); err != nil {
@@ -201,7 +203,7 @@ func (c *joinConn) Ping(ctx context.Context) error {
 // Close gives the real connection back. A driver that reported it broken has
 // already told the pool.
 func (c *joinConn) Close() error {
-	if c.own != nil {
+	if c.own != nil && !c.held {
 		return c.own.Close()
 	}
 	return nil

@@ -99,8 +99,10 @@ func (o outside) explain(query string, err error) error {
 // beginOwn begins a transaction outside of any unit, with the same bound on
 // waits for locks as a unit's.
 func (c *joinConn) beginOwn(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	if err := c.takeOwn(ctx, "BEGIN"); err != nil {
-		return nil, err
+	if !c.held {
+		if err := c.takeOwn(ctx, "BEGIN"); err != nil {
+			return nil, err
+		}
 	}
 	session := connSession{c.own}
 	var tx driver.Tx

@@ -106,49 +106,20 @@ func (m *Migrator) Status(ctx context.Context) ([]MigrationStatus, error) {
 }
 
 func (m *Migrator) run(ctx context.Context, what string, f func(*goose.Provider) error) error {
-	var err error
-	if m.store.dialect == SQLite {
-		err = m.runSQLite(ctx, f)
-	} else {
-		err = m.runOnce(f)
-	}
+	err := m.store.locked(ctx, func(db *sql.DB) error {
+		provider, err := m.provider(db)
+		if err != nil {
+			return err
+		}
+		return f(provider)
+	})
 	if err != nil {
 		return fmt.Errorf("store: migrate %s: %w", what, err)
 	}
 	return nil
 }
 
-func (m *Migrator) runOnce(f func(*goose.Provider) error) error {
-	provider, err := m.provider()
-	if err != nil {
-		return err
-	}
-	return f(provider)
-}
-
-// runSQLite tries again when another process got in between: SQLite has no lock
-// that outlives a transaction. Each migration and its version are one transaction,
-// so that the loser finds the work done.
-func (m *Migrator) runSQLite(ctx context.Context, f func(*goose.Provider) error) error {
-	if err := m.store.lockWriter(ctx); err != nil {
-		return err
-	}
-	defer m.store.unlockWriter()
-	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
-	defer cancel()
-	for {
-		err := m.runOnce(f)
-		raced := m.store.dialect.contention(err) || (err != nil && strings.Contains(err.Error(), "already exists"))
-		if !raced || pause(ctx, sqlitePause) != nil {
-			return err
-		}
-	}
-}
-
-// migrateTimeout bounds the wait for another process that is migrating.
-const migrateTimeout = time.Minute
-
-func (m *Migrator) provider() (*goose.Provider, error) {
+func (m *Migrator) provider(db *sql.DB) (*goose.Provider, error) {
 	s := m.store
 	files, err := renderMigrations(s.dialect, s.names, s.cfg.Prefix)
 	if err != nil {
@@ -158,11 +129,7 @@ func (m *Migrator) provider() (*goose.Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := []goose.ProviderOption{goose.WithStore(versions), goose.WithDisableGlobalRegistry(true)}
-	if locker := s.migrationLock(); locker != nil {
-		options = append(options, goose.WithSessionLocker(locker))
-	}
-	return goose.NewProvider("", s.db.DB, files, options...)
+	return goose.NewProvider("", db, files, goose.WithStore(versions), goose.WithDisableGlobalRegistry(true))
 }
 
 func newVersionStore(d Dialect, tables names) (database.Store, error) {
