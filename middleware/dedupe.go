@@ -9,6 +9,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/keys"
@@ -267,7 +268,9 @@ func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Ve
 	})
 }
 
-// apply runs the handler and writes what it returns to the outbox.
+// apply runs the handler and writes what it returns to the outbox. It does the
+// work of Watermill's CorrelationID middleware: outside of Dedupe that one sees
+// no returned messages any more.
 func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) error {
 	dl.msg.SetContext(ctx)
 	produced, err := h(dl.msg)
@@ -286,8 +289,22 @@ func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) 
 		return fmt.Errorf("middleware: handler of consumer %q returned messages, but has no topic to publish to: "+
 			"add it with router.AddHandler", dl.consumer)
 	}
+	if id := wmiddleware.MessageCorrelationID(dl.msg); id != "" {
+		for _, out := range produced {
+			if out != nil { // the outbox refuses it
+				wmiddleware.SetCorrelationID(id, out)
+			}
+		}
+	}
+	// A handler that has returned nil can still commit when its message's context
+	// is cancelled, so what it returned must get into the transaction too.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	defer cancel()
 	return d.cfg.Outbox.Publish(ctx, topic, produced...)
 }
+
+// writeTimeout bounds the writing of returned messages to the outbox.
+const writeTimeout = 15 * time.Second
 
 func (d *Dedupe) about(ctx context.Context, dl delivery) context.Context {
 	about := store.About{Consumer: dl.consumer, MessageID: dl.id}
