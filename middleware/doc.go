@@ -4,15 +4,26 @@
 //
 // # Beside Watermill's own middlewares
 //
-// Retry, Recoverer, Timeout and CorrelationID may stand on either side of Dedupe:
+// Outside of Dedupe (added before it) is the right side for all of them. There a
+// failure has already been rolled back when they see it.
 //
-//   - outside (added before it): Retry then runs each attempt in a transaction of
-//     its own, which is what most want;
-//   - inside: all of Retry's attempts share one transaction. On Postgres a failed
-//     statement leaves it aborted, so that later attempts can't succeed.
-//
-// PoisonQueue belongs outside, and its publisher should be an outbox publisher:
-// inside, a poisoned message would count as handled while its copy is lost with
-// a crash. Watermill's Deduplicator must not be used beside Dedupe: it marks a
-// message as seen before the handler has done its work.
+//   - Retry: outside, each attempt is a transaction of its own. Inside, all
+//     attempts share one, and what a failed attempt wrote before it failed stays
+//     in it: a handler that adds to a number adds twice. On Postgres a statement
+//     that failed makes all later attempts within the transaction fail too.
+//   - Recoverer: either side. A panic rolls back in any case; without a
+//     Recoverer it also ends the process.
+//   - Timeout: either side. A handler that returns nil after its time was over is
+//     committed, with the messages that it returned.
+//   - CorrelationID: either side. Outside it sees none of the returned messages,
+//     which go to the outbox, so Dedupe itself passes the id on.
+//   - PoisonQueue: outside. What failed is rolled back, its copy goes to the
+//     poison queue, and the message is not remembered as handled, so that it can
+//     be sent again. Inside, the failure is swallowed before Dedupe sees it: what
+//     the handler wrote before it failed is committed and the message counts as
+//     handled. Its publisher may be the broker's or an outbox's; in strict mode,
+//     the broker's, because outside of Dedupe there is no unit of work to publish
+//     in.
+//   - Deduplicator: neither. It marks a message as seen before the handler has
+//     done its work, and so loses what fails.
 package middleware
