@@ -45,7 +45,7 @@ func cancelledBefore(t *testing.T, b *bundle) {
 		return nil
 	})
 	require.ErrorIs(t, err, context.Canceled)
-	require.Zero(t, b.db.Stats().InUse)
+	require.Zero(t, b.inUse())
 }
 
 // slow is a statement that writes and takes longer than anyone waits.

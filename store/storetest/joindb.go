@@ -56,7 +56,7 @@ func joinByContext(t *testing.T, b *bundle) {
 	require.NoError(t, tx.Rollback())
 	require.NoError(t, db.PingContext(t.Context()))
 	require.Equal(t, 1, b.things(t))
-	require.Zero(t, b.db.Stats().InUse)
+	require.Zero(t, b.inUse())
 }
 
 // A *sql.DB serves the inner statement from a second connection; a transaction
@@ -216,7 +216,7 @@ func joinTimeout(t *testing.T, b *bundle) {
 	require.Error(t, err)
 	_, err = store.JoinDB(st).ExecContext(t.Context(), "INSERT INTO things (id, n) VALUES (1, 1)")
 	require.NoError(t, err)
-	eventually(t, "the connections come back", func() bool { return b.db.Stats().InUse == 0 })
+	eventually(t, "the connections come back", func() bool { return b.inUse() == 0 })
 }
 
 func joinMany(t *testing.T, b *bundle) {
@@ -260,5 +260,5 @@ func joinOpenRows(t *testing.T, b *bundle) {
 	require.False(t, left.Next())
 	require.ErrorIs(t, left.Err(), store.ErrUnitOver, "and don't look as if they had ended")
 	require.NoError(t, left.Close())
-	require.Zero(t, b.db.Stats().InUse)
+	require.Zero(t, b.inUse())
 }

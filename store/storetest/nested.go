@@ -118,7 +118,7 @@ func nestedLeftOpen(t *testing.T, b *bundle) {
 		return nil
 	}), store.ErrDoomed, "in a database of its own it would never have been committed")
 	require.Zero(t, b.things(t))
-	require.Zero(t, b.db.Stats().InUse)
+	require.Zero(t, b.inUse())
 }
 
 // A publish, for instance, that a handler makes while its own transaction is

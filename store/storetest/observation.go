@@ -100,7 +100,9 @@ func observeLockWait(t *testing.T, b *bundle) {
 }
 
 func observeConnWait(t *testing.T, b *bundle) {
-	b.db.SetMaxOpenConns(1)
+	if !b.poolOfOne() {
+		return
+	}
 	stats := &recorded{}
 	st := b.store(t, store.Config{Hooks: []any{stats}})
 	u, err := st.Begin(t.Context())

@@ -26,11 +26,11 @@ func testSchema(t *testing.T, h Harness) {
 // check opens a store that neither migrates nor may leave anything behind.
 func (b *bundle) check(t *testing.T) error {
 	t.Helper()
-	st, err := store.Open(t.Context(), b.db, store.Config{Dialect: b.h.Dialect})
+	st, err := b.h.Store(t.Context(), b.db, store.Config{Dialect: b.h.Dialect})
 	if err == nil {
 		require.NoError(t, st.Close())
 	}
-	require.Zero(t, b.db.Stats().InUse)
+	require.Zero(t, b.inUse())
 	return err
 }
 

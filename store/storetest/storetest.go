@@ -28,6 +28,11 @@ type Harness struct {
 	// how to open it: each call gives a pool of its own that the test's end
 	// closes. Required.
 	Fresh func(t testing.TB) (open func(t testing.TB) *sql.DB)
+	// Store opens the store for such a pool. Default store.Open. Where it gives the
+	// store other connections than the pool's, set OwnPool: what the suite would
+	// see by the pool is then left out.
+	Store   func(ctx context.Context, db *sql.DB, cfg store.Config) (*store.Store, error)
+	OwnPool bool
 }
 
 // patience bounds every wait of the suite that should be short.
@@ -36,6 +41,9 @@ const patience = 20 * time.Second
 // Run runs the suite. Its tests run side by side.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
+	if h.Store == nil {
+		h.Store = store.Open
+	}
 	groups := []struct {
 		name string
 		run  func(*testing.T, Harness)
@@ -102,10 +110,24 @@ func (b *bundle) store(t *testing.T, cfg store.Config) *store.Store {
 func (b *bundle) storeOn(t *testing.T, db *sql.DB, cfg store.Config) *store.Store {
 	t.Helper()
 	cfg.Dialect, cfg.Migrate = b.h.Dialect, true
-	st, err := store.Open(t.Context(), db, cfg)
+	st, err := b.h.Store(t.Context(), db, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.Close()) })
 	return st
+}
+
+// inUse returns how many of the store's connections are in use, if it can tell.
+func (b *bundle) inUse() int {
+	if b.h.OwnPool {
+		return 0
+	}
+	return b.db.Stats().InUse
+}
+
+// poolOfOne leaves the store one connection, if it can.
+func (b *bundle) poolOfOne() bool {
+	b.db.SetMaxOpenConns(1)
+	return !b.h.OwnPool
 }
 
 // exec runs a statement outside of any unit.

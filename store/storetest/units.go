@@ -51,7 +51,7 @@ func unitPanic(t *testing.T, b *bundle) {
 		})
 	})
 	require.Zero(t, b.things(t))
-	require.Zero(t, b.db.Stats().InUse, "the connection came back")
+	require.Zero(t, b.inUse(), "the connection came back")
 }
 
 func unitGoexit(t *testing.T, b *bundle) {
@@ -66,7 +66,7 @@ func unitGoexit(t *testing.T, b *bundle) {
 	})
 	done.Wait()
 	require.Zero(t, b.things(t))
-	require.Zero(t, b.db.Stats().InUse, "the connection came back")
+	require.Zero(t, b.inUse(), "the connection came back")
 }
 
 func unitNestedJoins(t *testing.T, b *bundle) {
@@ -258,5 +258,5 @@ func unitByHand(t *testing.T, b *bundle) {
 	require.NoError(t, insert(ctx, u.Tx(), 2))
 	u.Rollback(ctx, errBoom)
 	require.Equal(t, 1, b.things(t))
-	require.Zero(t, b.db.Stats().InUse, "the connections came back")
+	require.Zero(t, b.inUse(), "the connections came back")
 }
