@@ -34,8 +34,9 @@ bench: ## Run the comparisons with their bars: make bench ONLY=name (all without
 	@$(WITH_BROKERS) cd bench && go run . -only "$(ONLY)"
 
 .PHONY: demo
-demo: ## Run the demonstration: make demo BROKER=kafka DB=postgres
-	@$(if $(BROKER)$(DB),$(WITH_BROKERS)) go run ./examples/stock/demo $(if $(BROKER),-broker "$(BROKER)") $(if $(DB),-db "$(DB)")
+demo: ## Show what gets lost and doubled without Headrace: make demo BROKER=kafka DB=postgres, or URLs
+	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER) $(DB)),$(WITH_BROKERS)) \
+		go run $(if $(BROKER)$(DB),,-tags embedded) ./examples/stock/demo $(if $(BROKER),-broker "$(BROKER)") $(if $(DB),-db "$(DB)")
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Check style, formatting and common mistakes

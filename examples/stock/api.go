@@ -60,7 +60,9 @@ func (a api) postChange(w http.ResponseWriter, r *http.Request) {
 
 	payload, err := json.Marshal(change)
 	if err == nil {
-		err = a.Outbox.Publish(r.Context(), a.changes, message.NewMessage(id, payload))
+		msg := message.NewMessage(id, payload)
+		msg.SetContext(r.Context())
+		err = a.Headrace.Publisher().Publish(a.changes, msg)
 	}
 	if err != nil {
 		fail(w, http.StatusServiceUnavailable, err)
