@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -28,6 +29,9 @@ var (
 	// ErrNoOutbox says that a handler returned messages and there is no outbox
 	// for them: published after the commit, a crash would lose them.
 	ErrNoOutbox = errors.New("handler returned messages, but Dedupe has no outbox")
+	// ErrConsumerTaken says that two handlers of a router remember their messages
+	// under one name, and would swallow each other's.
+	ErrConsumerTaken = errors.New("two handlers under one consumer's name")
 	// ErrBusy says that another delivery of the message is still being handled.
 	// The broker will deliver this one again.
 	ErrBusy = errors.New("another delivery of this message is still being handled")
@@ -45,8 +49,10 @@ type DedupeConfig struct {
 	// Two services on one database must have different ones, or they would
 	// swallow each other's messages. It must stay the same over deploys.
 	Service string
-	// Consumer overrides the whole scope of dedupe. Default: Service, a dot and
-	// the router's name of the handler.
+	// Consumer overrides the whole scope of dedupe, for one handler, for example to
+	// keep its memory when the handler is renamed: a second handler behind the same
+	// Dedupe fails with ErrConsumerTaken. Default: Service, a dot and the router's
+	// name of the handler.
 	Consumer string
 	// Outbox takes the messages that handlers return. Without one, such a handler
 	// fails with ErrNoOutbox.
@@ -136,6 +142,8 @@ type Dedupe struct {
 	cfg      DedupeConfig
 	inFlight inFlight
 	hooks    []VerdictHook
+	// handler is the one that has taken DedupeConfig.Consumer.
+	handler atomic.Pointer[string]
 }
 
 // NewDedupe returns the middleware. Errors are those of the configuration.
@@ -174,15 +182,30 @@ type delivery struct {
 	began       time.Time
 }
 
-func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
-	consumer := d.cfg.Consumer
-	if consumer == "" {
-		handler := message.HandlerNameFromCtx(msg.Context())
+// consumer returns the name under which the message's handler remembers it.
+func (d *Dedupe) consumer(msg *message.Message) (string, error) {
+	handler := message.HandlerNameFromCtx(msg.Context())
+	if d.cfg.Consumer == "" {
 		if handler == "" {
-			return delivery{}, errors.New("middleware: the handler has no name in the message's context: " +
+			return "", errors.New("middleware: the handler has no name in the message's context: " +
 				"run Dedupe in a router, or set DedupeConfig.Consumer")
 		}
-		consumer = d.cfg.Service + "." + handler
+		return d.cfg.Service + "." + handler, nil
+	}
+	if handler == "" || d.handler.CompareAndSwap(nil, &handler) {
+		return d.cfg.Consumer, nil
+	}
+	if taken := *d.handler.Load(); taken != handler {
+		return "", fmt.Errorf("%w: handlers %q and %q are both %q: give each a Dedupe of its own, "+
+			"or leave DedupeConfig.Consumer empty", ErrConsumerTaken, taken, handler, d.cfg.Consumer)
+	}
+	return d.cfg.Consumer, nil
+}
+
+func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
+	consumer, err := d.consumer(msg)
+	if err != nil {
+		return delivery{}, err
 	}
 	if why := msgmeta.GetMalformed(msg); why != "" {
 		return delivery{}, fmt.Errorf("middleware: message could not be parsed on receipt: %s", why)
