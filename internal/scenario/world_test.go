@@ -330,3 +330,6 @@ func receive[T any](t *testing.T, signal <-chan T, what string) (v T) {
 	}
 	return v
 }
+
+// tick is how often a state of the outside world is asked for.
+const tick = 10 * time.Millisecond
