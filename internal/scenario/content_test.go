@@ -2,8 +2,8 @@ package scenario
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -56,9 +56,7 @@ func TestContentComesThroughOutboxAndBroker(t *testing.T) {
 		}
 		for id, payload := range payloads {
 			msg := message.NewMessage(id, payload)
-			for name, value := range metadata {
-				msg.Metadata[name] = value
-			}
+			maps.Copy(msg.Metadata, metadata)
 			require.NoError(t, w.outbox.Publish(t.Context(), topic, msg))
 		}
 		for range payloads {
@@ -122,7 +120,7 @@ func TestAMessageWithoutUUIDIsRefusedOnEveryWay(t *testing.T) {
 		err := w.bus.Publisher.Publish(topic, nameless)
 		require.ErrorIs(t, err, brokers.ErrNoUUID)
 		var refused *brokers.RefusedError
-		require.True(t, errors.As(err, &refused))
+		require.ErrorAs(t, err, &refused)
 		require.True(t, refused.Permanent())
 	})
 }

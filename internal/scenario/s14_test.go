@@ -120,7 +120,7 @@ const (
 // the one writer.
 func purgeRows(database string) int {
 	if database == sqlite {
-		return 5_000
+		return 4 * purgeBatch
 	}
 	return 20_000
 }

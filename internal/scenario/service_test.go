@@ -130,14 +130,6 @@ func (c *tally) wait(t *testing.T, name string, n int) {
 	}
 }
 
-// delivered counts every delivery of a message, by its UUID.
-func (c *tally) delivered(h message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		c.add(msg.UUID)
-		return h(msg)
-	}
-}
-
 // acked counts the deliveries that were not refused.
 func (c *tally) acked(h message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {

@@ -127,9 +127,14 @@ func TestStockRecoverer(t *testing.T) {
 	})
 }
 
+// shortTimeout leaves time for the statements before a handler waits for it.
+func shortTimeout(h message.HandlerFunc) message.HandlerFunc {
+	return wmiddleware.Timeout(500 * time.Millisecond)(h)
+}
+
 func TestStockTimeout(t *testing.T) {
 	eachSide(t, func(t *testing.T, b beside, where side) {
-		b.handle(where, wmiddleware.Timeout(300*time.Millisecond), func(attempt int, msg *message.Message) ([]*message.Message, error) {
+		b.handle(where, shortTimeout, func(attempt int, msg *message.Message) ([]*message.Message, error) {
 			if attempt == 1 {
 				<-msg.Context().Done()
 				return nil, msg.Context().Err()
@@ -144,7 +149,7 @@ func TestStockTimeout(t *testing.T) {
 // has returned, though its time was over.
 func TestStockTimeoutOfAHandlerThatSucceedsAllTheSame(t *testing.T) {
 	eachSide(t, func(t *testing.T, b beside, where side) {
-		b.handle(where, wmiddleware.Timeout(300*time.Millisecond), func(_ int, msg *message.Message) ([]*message.Message, error) {
+		b.handle(where, shortTimeout, func(_ int, msg *message.Message) ([]*message.Message, error) {
 			<-msg.Context().Done()
 			return []*message.Message{newMessage("out")}, nil
 		})

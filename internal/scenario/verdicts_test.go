@@ -107,9 +107,10 @@ func TestTwoHandlersUnderOneConsumersNameAreToldApart(t *testing.T) {
 				return produced, err
 			}
 		}
+		middlewares := chain(one(acked.acked), one(tell), one(both))
 		w.serve(
-			subscription{service: "a", handler: "ship", topic: topic, handle: handle, middlewares: chain(one(acked.acked), one(tell), one(both))},
-			subscription{service: "b", handler: "bill", topic: topic, handle: handle, middlewares: chain(one(acked.acked), one(tell), one(both))},
+			subscription{service: "a", handler: "ship", topic: topic, handle: handle, middlewares: middlewares},
+			subscription{service: "b", handler: "bill", topic: topic, handle: handle, middlewares: middlewares},
 		)
 		msg := newMessage("order")
 		require.NoError(t, w.bus.Publisher.Publish(topic, msg))
