@@ -85,7 +85,7 @@ func (s *Store) open(ctx context.Context, u *Unit, start time.Time) error {
 				waited: waited, cause: err,
 			}
 		}
-		if err := pause(ctx, sqlitePause); err != nil {
+		if err := pause(ctx); err != nil {
 			return fmt.Errorf("store: begin: %w", err)
 		}
 	}
@@ -95,8 +95,8 @@ func (s *Store) open(ctx context.Context, u *Unit, start time.Time) error {
 // connection has let go of its lock. It tells nobody.
 const sqlitePause = 5 * time.Millisecond
 
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
+func pause(ctx context.Context) error {
+	timer := time.NewTimer(sqlitePause)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -265,7 +265,7 @@ func (b beginner) sendCommit(ctx context.Context, u *Unit) error {
 		if err == nil || b.retryBusy == nil || !b.retryBusy(err) {
 			return err
 		}
-		if pause(ctx, sqlitePause) != nil {
+		if pause(ctx) != nil {
 			return &timeoutError{
 				sentinel: ErrLockTimeout, what: "a reader of the SQLite database did not finish, so that COMMIT could not",
 				waited: time.Since(start), cause: err,

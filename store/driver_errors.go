@@ -49,7 +49,7 @@ func mysqlNumber(err error) int {
 		if n, ok := numberField(err); ok {
 			return n
 		}
-		if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // walks the tree itself
+		if many, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range many.Unwrap() {
 				if n := mysqlNumber(e); n != 0 {
 					return n

@@ -78,7 +78,7 @@ func (c joinConnector) Connect(context.Context) (driver.Conn, error) {
 	return &joinConn{store: c.store}, nil
 }
 
-func (c joinConnector) Driver() driver.Driver { return joinDriver{c.store} }
+func (c joinConnector) Driver() driver.Driver { return joinDriver(c) }
 
 // joinDriver exists because sql.DB.Driver must return something.
 type joinDriver struct{ store *Store }

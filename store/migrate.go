@@ -194,6 +194,7 @@ func renderMigrations(d Dialect, tables names, prefix string) (fs.FS, error) {
 // renderedFS is a file system whose files are templates.
 type renderedFS struct {
 	fs.FS
+
 	values map[string]string
 }
 
@@ -222,6 +223,7 @@ func (r renderedFS) ReadDir(name string) ([]fs.DirEntry, error) { return fs.Read
 
 type renderedFile struct {
 	fs.File
+
 	content *bytes.Reader
 }
 

@@ -96,7 +96,7 @@ func (s *Store) migrateSQLite(ctx context.Context, f func() error) error {
 		err := f()
 		raced := s.dialect.contention(err) || (err != nil && (strings.Contains(err.Error(), "already exists") ||
 			strings.Contains(err.Error(), "missing zero version")))
-		if !raced || pause(ctx, sqlitePause) != nil {
+		if !raced || pause(ctx) != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ func outboxPartition(row OutboxRow) int {
 	if about == "" {
 		about = row.MessageID
 	}
-	return int(xxhash.Sum64String(about) % OutboxPartitions) //nolint:gosec // below 16
+	return int(xxhash.Sum64String(about) % OutboxPartitions)
 }
 
 // A statement carries at most insertChunk rows, which keeps it below the
@@ -100,7 +100,7 @@ func chunk(rows []OutboxRow) int {
 		n++
 	}
 	if n > 16 {
-		n = 1 << (bits.Len(uint(n)) - 1) //nolint:gosec // positive
+		n = 1 << (bits.Len(uint(n)) - 1)
 	}
 	return n
 }
@@ -179,7 +179,7 @@ func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limi
 		if err != nil {
 			return err
 		}
-		defer rows.Close() //nolint:errcheck // rows.Err is looked at
+		defer rows.Close()
 		for size := 0; size <= maxBytes && rows.Next(); {
 			row, err := scanOutboxRow(rows)
 			if err != nil {
@@ -301,7 +301,7 @@ func (s *Store) autocommit(ctx context.Context, query string, args ...any) (res 
 			res, err = conn.ExecContext(ctx, query, args...)
 			return err
 		})
-		if s.dialect != SQLite || !s.dialect.contention(err) || pause(ctx, sqlitePause) != nil {
+		if s.dialect != SQLite || !s.dialect.contention(err) || pause(ctx) != nil {
 			return res, err
 		}
 	}

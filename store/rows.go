@@ -14,6 +14,7 @@ import (
 // GORM and sqlx ask for column types, and closes the statement they came from.
 type richRows struct {
 	driver.Rows
+
 	close func() error
 }
 
@@ -130,7 +131,7 @@ func (r *unitRows) settle() {
 			break
 		}
 	}
-	r.finish()
+	_ = r.finish() // what was read stands, and the driver's rows are at their end
 }
 
 func (r *unitRows) take() resultSet {
@@ -162,7 +163,7 @@ func (r *unitRows) end() {
 	defer r.mu.Unlock()
 	if r.live != nil {
 		r.over = true
-		r.finish()
+		_ = r.finish() // the transaction's own outcome says what matters
 	}
 }
 

@@ -34,7 +34,7 @@ type savepoint struct {
 type savepointState int
 
 const (
-	savepointOpen savepointState = iota
+	_ savepointState = iota // open
 	// savepointDone: released, or part of one around it that was released.
 	savepointDone
 	// savepointUndone: rolled back, or part of one around it that was.

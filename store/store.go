@@ -139,7 +139,7 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 		return nil, err
 	}
 	// A database that doesn't answer is found out in bounded time.
-	if err := s.withConn(ctx, func(conn *sqlx.Conn) error { return nil }); err != nil {
+	if err := s.withConn(ctx, func(*sqlx.Conn) error { return nil }); err != nil {
 		return nil, err
 	}
 	if s.cfg.Migrate {

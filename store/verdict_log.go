@@ -26,7 +26,8 @@ func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error 
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.verdictLog+
 		" (consumer, message_id, verdict, reason, observed) VALUES (?, ?, ?, ?, ?)",
-		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict), nullString(plainText(row.Reason, maxReason)), row.Observed)
+		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict),
+		nullString(plainText(row.Reason, maxReason)), row.Observed)
 	if err != nil {
 		return fmt.Errorf("store: log verdict: %w", err)
 	}

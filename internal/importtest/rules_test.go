@@ -52,7 +52,7 @@ var rules = []rule{
 
 	{pkg: "store", product: []string{"msgmeta"}, modules: []string{"github.com/jmoiron/sqlx", "github.com/pressly/goose/v3"}},
 	{pkg: "store/pgxstore", product: []string{"store"}, modules: []string{pgx}},
-	{pkg: "store/storetest", product: []string{"store", "msgmeta"}, modules: []string{testify}},
+	{pkg: "store/storetest", product: []string{"store", "msgmeta"}, modules: []string{testify, "github.com/jmoiron/sqlx"}},
 
 	{pkg: "parking", product: []string{"store", "keys", "msgmeta"}},
 	{pkg: "precedence", product: []string{"store", "keys", "parking", "msgmeta"}},

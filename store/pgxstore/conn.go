@@ -3,7 +3,6 @@ package pgxstore
 import (
 	"context"
 	"database/sql/driver"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -96,22 +95,18 @@ func (c *conn) exec(ctx context.Context, query string, args []any) (tag pgconn.C
 	}
 	batch.Queue(query, args...)
 	results := c.Conn.Conn().SendBatch(ctx, batch)
-	defer func() { err = errors.Join(err, closeBatch(results, err)) }()
+	defer func() {
+		// A failed batch gives the same error again when it is closed.
+		if closing := results.Close(); err == nil {
+			err = closing
+		}
+	}()
 	for range opening {
 		if _, err := results.Exec(); err != nil {
 			return tag, err
 		}
 	}
 	return results.Exec()
-}
-
-// closeBatch doesn't repeat the error that the batch already gave.
-func closeBatch(results pgx.BatchResults, err error) error {
-	closing := results.Close()
-	if err != nil {
-		return nil
-	}
-	return closing
 }
 
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {

@@ -12,9 +12,9 @@ import (
 )
 
 // Tx returns the native transaction of the context's unit of work, of a store
-// that was opened with Open, or that was joined with Join. Its Commit and Rollback return an error that matches store.ErrOwned: the
-// unit decides. Begin opens a savepoint. Like any pgx.Tx it is not safe for
-// concurrent use.
+// that was opened with Open, or that was joined with Join. Its Commit and
+// Rollback return an error that matches store.ErrOwned: the unit decides. Begin
+// opens a savepoint. Like any pgx.Tx it is not safe for concurrent use.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
 	if joined, ok := ctx.Value(joinedKey{}).(pgx.Tx); ok {
 		return ownedTx{joined}, true
@@ -76,7 +76,7 @@ func (t *unitTx) Exec(ctx context.Context, query string, args ...any) (tag pgcon
 
 func (t *unitTx) Query(ctx context.Context, query string, args ...any) (rows pgx.Rows, err error) {
 	err = t.flushed(ctx, query, func(c *pgx.Conn) (err error) {
-		rows, err = c.Query(ctx, query, args...) //nolint:sqlclosecheck // the caller's to close
+		rows, err = c.Query(ctx, query, args...)
 		return err
 	})
 	if err != nil {

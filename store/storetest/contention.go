@@ -30,6 +30,7 @@ func testContention(t *testing.T, h Harness) {
 	each(t, h, tests)
 }
 
+//nolint:gochecknoglobals // a constant in all but kind
 var about = store.About{Consumer: "stock.reserve", MessageID: "m-1", Keys: []string{"product/1", "product/2"}}
 
 func contentionRetried(t *testing.T, b *bundle) {
@@ -53,7 +54,9 @@ func contentionRetried(t *testing.T, b *bundle) {
 }
 
 // requireLogged looks for an entry that names whose work it was.
-func requireLogged(t *testing.T, logger *watermill.CaptureLoggerAdapter, level watermill.LogLevel, text string) watermill.CapturedMessage {
+func requireLogged(
+	t *testing.T, logger *watermill.CaptureLoggerAdapter, level watermill.LogLevel, text string,
+) watermill.CapturedMessage {
 	t.Helper()
 	for _, entry := range logger.Captured()[level] {
 		if strings.Contains(entry.Msg, text) {

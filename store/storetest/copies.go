@@ -21,14 +21,14 @@ func testCopies(t *testing.T, h Harness) {
 
 // twoCopies handles a message in two units at once; the first ends with outcome
 // once the second waits for it.
-func twoCopies(t *testing.T, b *bundle, cfg store.Config, outcome error) (second error, inserted bool, st *store.Store) {
+func twoCopies(t *testing.T, b *bundle, cfg store.Config, outcome error) (inserted bool, second error) {
 	t.Helper()
 	cfg.Prefix = prefix()
-	st = b.store(t, cfg)
+	st := b.store(t, cfg)
 	has, end := make(chan struct{}), make(chan struct{})
 	var both sync.WaitGroup
 	both.Go(func() {
-		err := st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+		err := st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
 			if _, first, err := st.InsertInbox(ctx, inbox("c", "m")); err != nil || !first {
 				t.Errorf("the first copy: %v %v", first, err)
 			}
@@ -54,18 +54,18 @@ func twoCopies(t *testing.T, b *bundle, cfg store.Config, outcome error) (second
 	b.waitsForLock(t, cfg.Prefix+"inbox")
 	close(end)
 	both.Wait()
-	return second, inserted, st
+	return inserted, second
 }
 
 func copyAfterCommit(t *testing.T, b *bundle) {
-	err, inserted, _ := twoCopies(t, b, store.Config{}, nil)
+	inserted, err := twoCopies(t, b, store.Config{}, nil)
 	require.NoError(t, err)
 	require.False(t, inserted)
 	require.Zero(t, b.things(t))
 }
 
 func copyAfterRollback(t *testing.T, b *bundle) {
-	err, inserted, _ := twoCopies(t, b, store.Config{}, errBoom)
+	inserted, err := twoCopies(t, b, store.Config{}, errBoom)
 	require.NoError(t, err)
 	require.True(t, inserted)
 	require.Equal(t, 1, b.things(t))

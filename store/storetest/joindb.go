@@ -96,10 +96,10 @@ func joinPrepared(t *testing.T, b *bundle) {
 	db := store.JoinDB(st)
 	insertion, err := db.PrepareContext(t.Context(), b.bind("INSERT INTO things (id, n) VALUES (?, ?)"))
 	require.NoError(t, err)
-	defer insertion.Close()
+	defer func() { require.NoError(t, insertion.Close()) }()
 	count, err := db.PrepareContext(t.Context(), b.bind("SELECT count(*) FROM things WHERE n > ?"))
 	require.NoError(t, err)
-	defer count.Close()
+	defer func() { require.NoError(t, count.Close()) }()
 	require.ErrorIs(t, st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
 		for id := range 3 {
 			_, err := insertion.ExecContext(ctx, id, 10)

@@ -36,7 +36,8 @@ func (b *bundle) columns(t *testing.T) []string {
 		store.Postgres: `SELECT concat_ws(' ', table_name, column_name, data_type, collation_name, column_default, is_nullable)
 			FROM information_schema.columns WHERE table_schema = current_schema()
 			UNION ALL SELECT replace(indexdef, current_schema() || '.', '') FROM pg_indexes WHERE schemaname = current_schema()`,
-		store.MySQL: `SELECT concat_ws(' ', table_name, column_name, column_type, collation_name, column_default, is_nullable, extra)
+		store.MySQL: `SELECT concat_ws(' ', table_name, column_name, column_type, collation_name, column_default,
+				is_nullable, extra)
 			FROM information_schema.columns WHERE table_schema = database()
 			UNION ALL SELECT concat_ws(' ', table_name, index_name, seq_in_index, column_name)
 			FROM information_schema.statistics WHERE table_schema = database()`,
@@ -85,9 +86,9 @@ func migratePrinted(t *testing.T, b *bundle) {
 		require.NoError(t, err)
 		require.NotContains(t, script, "goose")
 		require.NotContains(t, script, "{{")
-		for _, statement := range strings.Split(script, ";\n") {
+		for statement := range strings.SplitSeq(script, ";\n") {
 			var lines []string
-			for _, line := range strings.Split(statement, "\n") {
+			for line := range strings.SplitSeq(statement, "\n") {
 				if !strings.HasPrefix(line, "--") {
 					lines = append(lines, line)
 				}

@@ -222,7 +222,8 @@ func outboxForeign(t *testing.T, b *bundle) {
 		b.exec(t, "INSERT INTO headrace_outbox (partition_no, message_id, destination, topic, payload, metadata) "+
 			"VALUES (?, 'foreign', 'd', 't', ?, ?)", partition, []byte("x"), metadata)
 	}
-	b.exec(t, "INSERT INTO headrace_outbox (partition_no, message_id, destination, topic) VALUES (?, 'minimal', 'd', 't')", partition)
+	b.exec(t, "INSERT INTO headrace_outbox (partition_no, message_id, destination, topic) "+
+		"VALUES (?, 'minimal', 'd', 't')", partition)
 	b.exec(t, "INSERT INTO headrace_outbox (partition_no, message_id, destination, topic, metadata) "+
 		"VALUES (?, 'null', 'd', 't', 'null')", partition)
 	write(t, st, store.OutboxRow{MessageID: "after", Key: "k"})

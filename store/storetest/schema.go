@@ -126,8 +126,13 @@ func schemaOwn(t *testing.T, b *bundle) {
 
 func schemaNames(t *testing.T, b *bundle) {
 	for _, cfg := range []store.Config{
-		{Prefix: "a-b_"}, {Prefix: `x"; DROP TABLE users; --`}, {Prefix: "1_"}, {Prefix: "Upper_"},
-		{Prefix: strings.Repeat("x", 31)}, {Schema: "a b"}, {Schema: "a.b"},
+		{Prefix: "a-b_"},
+		{Prefix: `x"; DROP TABLE users; --`},
+		{Prefix: "1_"},
+		{Prefix: "Upper_"},
+		{Prefix: strings.Repeat("x", 31)},
+		{Schema: "a b"},
+		{Schema: "a.b"},
 	} {
 		cfg.Dialect = b.h.Dialect
 		_, err := store.Open(t.Context(), b.db, cfg)

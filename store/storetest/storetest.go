@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/store"
@@ -150,17 +151,7 @@ func (b *bundle) bind(query string) string {
 	if b.h.Dialect != store.Postgres {
 		return query
 	}
-	bound := ""
-	n := 0
-	for _, r := range query {
-		if r == '?' {
-			n++
-			bound += fmt.Sprintf("$%d", n)
-			continue
-		}
-		bound += string(r)
-	}
-	return bound
+	return sqlx.Rebind(sqlx.DOLLAR, query)
 }
 
 func (b *bundle) things(t *testing.T) int {
@@ -176,7 +167,7 @@ func insert(ctx context.Context, tx store.Tx, id int) error {
 
 // prefix is one that no other test's statements carry.
 func prefix() string {
-	return fmt.Sprintf("p%x_", rand.Uint64()) //nolint:gosec // needs no secrecy
+	return fmt.Sprintf("p%x_", rand.Uint64())
 }
 
 // await waits for a signal.
