@@ -1,0 +1,113 @@
+package readme
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/mem"
+	"github.com/headrace-go/headrace/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.VerifyMain(m) }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// codeBlocks returns what the README shows as Go.
+func codeBlocks(t *testing.T) (blocks []string) {
+	t.Helper()
+	for i, part := range strings.Split(read(t, "../../README.md"), "```go\n") {
+		if i == 0 {
+			continue
+		}
+		block, _, closed := strings.Cut(part, "```\n")
+		require.True(t, closed)
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+func TestTheREADMEShowsCodeThatRuns(t *testing.T) {
+	t.Parallel()
+	_, lines, ok := strings.Cut(read(t, "protect.go"), "\t// README\n")
+	require.True(t, ok)
+	lines, _, ok = strings.Cut(lines, "\t// END\n")
+	require.True(t, ok)
+	lines = strings.TrimPrefix(strings.ReplaceAll(lines, "\n\t", "\n"), "\t")
+	program := read(t, "../quickstart/main.go")
+
+	require.Equal(t, []string{lines, program}, codeBlocks(t))
+	require.LessOrEqual(t, strings.Count(lines, "\n"), 10)
+	require.Less(t, strings.Count(program, "\n"), 60)
+}
+
+// Links to files that aren't there help nobody.
+func TestTheREADMEsLinksLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	for i, part := range strings.Split(read(t, "../../README.md"), "](") {
+		target, _, _ := strings.Cut(part, ")")
+		if i == 0 || strings.HasPrefix(target, "http") || strings.HasPrefix(target, "#") {
+			continue
+		}
+		_, err := os.Stat(filepath.Join("../..", target))
+		require.NoError(t, err)
+	}
+}
+
+func TestTheLinesProtectAnOrdinaryService(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	db, err := sql.Open("sqlite", filepath.Join(t.TempDir(), "shop.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	for _, statement := range []string{"CREATE TABLE stock (pieces int)", "INSERT INTO stock VALUES (0)"} {
+		_, err = db.ExecContext(ctx, statement)
+		require.NoError(t, err)
+	}
+	broker, err := brokers.Open(ctx, "mem:", brokers.Config{
+		Openers: map[string]brokers.Opener{"mem": mem.Open}, Group: "warehouse",
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, broker.Close()) }()
+	reader, err := broker.SubscriberFor("reader")
+	require.NoError(t, err)
+	counted, err := reader.Subscribe(ctx, "stock.counted")
+	require.NoError(t, err)
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { done <- serve(ctx, db, broker.Publisher, broker.Subscriber, router) }()
+
+	for i := range 3 {
+		change := message.NewMessage(fmt.Sprint(i/2), nil) // "0" comes twice
+		require.NoError(t, broker.Publisher.Publish("stock.changed", change))
+	}
+	heard := map[string]bool{}
+	for range 2 {
+		msg := <-counted
+		heard[msg.UUID] = true
+		msg.Ack()
+	}
+	require.Equal(t, map[string]bool{"counted-0": true, "counted-1": true}, heard)
+	var pieces int
+	require.NoError(t, db.QueryRowContext(ctx, "SELECT pieces FROM stock").Scan(&pieces))
+	require.Equal(t, 2, pieces)
+	cancel()
+	require.NoError(t, <-done)
+	require.Empty(t, counted)
+}
