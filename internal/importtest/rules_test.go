@@ -119,8 +119,8 @@ var rules = []rule{
 	// Examples show the public API; like every user, they bring their own driver.
 	{pkg: "examples/...", product: []string{
 		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
-		"sagas", bundle, "brokers", "brokers/all", "brokers/mem", "brokers/sqs", "handlertest", "admin", "examples/...",
-		"internal/dburl",
+		"sagas", bundle, "brokers", "brokers/all", "brokers/mem", "brokers/kafka", "brokers/sqs", "handlertest", "admin",
+		"examples/...", "internal/dburl",
 	}, modules: []string{
 		pgx, "github.com/lib/pq", mysqlDriver, sqliteDriver, "github.com/jmoiron/sqlx",
 		watermillSQL, "github.com/ThreeDotsLabs/watermill-kafka/v3", sarama,
