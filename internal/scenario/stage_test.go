@@ -139,7 +139,7 @@ func (a *actor) stopAtSteps(ctx context.Context, name string) {
 // settle returns when the actor stands at a step, is done, or waits for a lock.
 func (s *stage) settle(ctx context.Context, actors [2]*actor, i int) {
 	s.t.Helper()
-	a := actors[i]
+	a, other := actors[i], actors[1-i]
 	look := time.NewTicker(2 * time.Millisecond)
 	defer look.Stop()
 	for {
@@ -147,6 +147,9 @@ func (s *stage) settle(ctx context.Context, actors [2]*actor, i int) {
 		case <-a.reached:
 			a.parked = true
 			return
+		case <-other.reached:
+			// It waited for a lock and has got it, between two attempts of this one.
+			other.parked = true
 		case err := <-a.done:
 			require.NoError(s.t, err)
 			a.finished = true
