@@ -175,9 +175,10 @@ func (s *subscription) deliver(ctx context.Context, c claim) {
 
 		return
 	}
-	step.Reach(msg.Context(), step.AckBefore)
+	of := msg.Context()            // with what the router and middlewares have put there
+	step.Reach(of, step.AckBefore) //nolint:contextcheck // as said
 	s.settle(ctx, c.id, v)
-	step.Reach(msg.Context(), step.AckAfter)
+	step.Reach(of, step.AckAfter) //nolint:contextcheck // as said
 }
 
 // await waits for ack or nack: for ever, or up to the drain option after the

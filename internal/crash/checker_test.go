@@ -29,7 +29,7 @@ func (f *findings) wrong() []string {
 	return slices.Concat(f.lost, f.doubled, f.foreign, f.totals)
 }
 
-func (f *findings) add(list *[]string, product, format string, args ...any) {
+func (f *findings) addf(list *[]string, product, format string, args ...any) {
 	*list = append(*list, fmt.Sprintf(format, args...))
 	f.products[product] = true
 }
@@ -70,14 +70,14 @@ func (f *findings) checkStage(stage string, ledger []effect, sent []stockChanged
 		}
 		i, known := place[e.Change]
 		if !known || sent[i] != (stockChanged{e.Change, e.Product, e.Quantity}) {
-			f.add(&f.foreign, e.Product, "%s: %+v was never sent", stage, e)
+			f.addf(&f.foreign, e.Product, "%s: %+v was never sent", stage, e)
 			continue
 		}
 		if times[e.Change]++; times[e.Change] > 1 {
 			continue // the order is that of first occurrences
 		}
-		if before, any := last[e.Product]; any && before > i {
-			f.add(&f.disorder, e.Product, "%s: product %s: change %d (%s) came after change %d (%s)",
+		if before, seen := last[e.Product]; seen && before > i {
+			f.addf(&f.disorder, e.Product, "%s: product %s: change %d (%s) came after change %d (%s)",
 				stage, e.Product, i, e.Change, before, sent[before].Change)
 		}
 		last[e.Product] = max(last[e.Product], i)
@@ -85,9 +85,9 @@ func (f *findings) checkStage(stage string, ledger []effect, sent []stockChanged
 	for _, change := range sent {
 		switch n := times[change.Change]; {
 		case n == 0:
-			f.add(&f.lost, change.Product, "%s: lost: %+v", stage, change)
+			f.addf(&f.lost, change.Product, "%s: lost: %+v", stage, change)
 		case n > 1:
-			f.add(&f.doubled, change.Product, "%s: done %d times: %+v", stage, n, change)
+			f.addf(&f.doubled, change.Product, "%s: done %d times: %+v", stage, n, change)
 		}
 	}
 }
@@ -105,7 +105,7 @@ func (f *findings) checkTotals(stage string, rows []effect, sent []stockChanged)
 	}
 	for _, product := range slices.Sorted(maps.Keys(got)) {
 		if got[product] != want[product] {
-			f.add(&f.totals, product, "%s: product %s has %d and should have %d", stage, product, got[product], want[product])
+			f.addf(&f.totals, product, "%s: product %s has %d and should have %d", stage, product, got[product], want[product])
 		}
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"syscall"
 
 	"github.com/ThreeDotsLabs/watermill"
-	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/internal/step"
 )
@@ -25,26 +24,18 @@ const childVariable = "HEADRACE_TEST_CRASH_CHILD"
 // childConfig is what the parent tells a child.
 type childConfig struct {
 	service
+
 	Kill killPoint
 }
 
 // killPoint says when a child kills itself: the Nth time that Who reaches Step.
 type killPoint struct {
-	Who  string // a handler's name, relay, or "" for anybody
+	Who  string // a handler's name, subscriber or relay
 	Step string // "" never
 	N    int
 }
 
-// relay is who reaches steps outside of any handler.
-const relay = "relay"
-
-func (k killPoint) String() string {
-	who := k.Who
-	if who == "" {
-		who = "any"
-	}
-	return fmt.Sprintf("%s %s #%d", who, k.Step, k.N)
-}
+func (k killPoint) String() string { return fmt.Sprintf("%s %s #%d", k.Who, k.Step, k.N) }
 
 // child is a process's main function. It ends by the parent's signal, or with
 // the parent: a child that outlives a killed test would go on consuming.
@@ -54,7 +45,7 @@ func child(raw string) int {
 		dieNow()
 	}()
 	var cfg childConfig
-	if err := json.Unmarshal([]byte(raw), &cfg); err != nil {
+	if err := json.Unmarshal([]byte(raw), &cfg); err != nil { //nolint:musttag // it talks to itself
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -85,12 +76,8 @@ type reporter struct {
 }
 
 func (r *reporter) reach(ctx context.Context, name string) {
-	who := message.HandlerNameFromCtx(ctx)
-	if who == "" {
-		who = relay
-	}
 	change, _ := ctx.Value(traceKey{}).(stockChanged)
-	r.tell(who, name, change)
+	r.tell(whoIn(ctx), name, change)
 }
 
 func (r *reporter) up() { r.tell(self, up, stockChanged{}) }
@@ -112,7 +99,7 @@ func (r *reporter) tell(who, name string, change stockChanged) {
 	defer r.mu.Unlock()
 	line := strings.Join([]string{who, name, change.Product, change.Change}, "\t")
 	_, _ = io.WriteString(r.pipe, line+"\n")
-	if name != r.kill.Step || (r.kill.Who != "" && r.kill.Who != who) {
+	if name != r.kill.Step || who != r.kill.Who {
 		return
 	}
 	if r.seen++; r.seen == r.kill.N {

@@ -38,14 +38,14 @@ func (h *history) add(e event) {
 	h.events = append(h.events, e)
 }
 
-// of tells what happened to a product's messages, and every kill.
+// of tells what happened to a product's messages, and every start and kill.
 func (h *history) of(products map[string]bool) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	const most = 400
+	const most = 3000
 	var lines []string
 	for _, e := range h.events {
-		if products[e.product] || e.product == "" {
+		if products[e.product] || e.who == "test" || e.who == self {
 			lines = append(lines, e.String())
 		}
 	}

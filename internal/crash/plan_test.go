@@ -39,7 +39,7 @@ func makePlan(rng *rand.Rand, c combination) []phase {
 	if full() {
 		rounds, random = 5, 30
 	}
-	var consumer, forwarder []kill
+	var consumer, forwarder []kill //nolint:prealloc // short
 	for range rounds {
 		consumer = append(consumer, consumerKills(rng, c.join)...)
 		forwarder = append(forwarder, forwarderKills(rng)...)
@@ -74,7 +74,7 @@ func consumerKills(rng *rand.Rand, join bool) (kills []kill) {
 			who = recommend // writes nothing to the outbox
 		}
 		if join && strings.HasPrefix(name, "tx.") {
-			who = ""
+			who = subscriber
 		}
 		kills = append(kills, kill{point: killPoint{who, name, 1 + rng.IntN(4)}})
 	}

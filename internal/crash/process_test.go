@@ -32,7 +32,7 @@ type process struct {
 
 // startProcess starts a child whose steps go to the history.
 func startProcess(name string, cfg childConfig, h *history) (*process, error) {
-	raw, err := json.Marshal(cfg)
+	raw, err := json.Marshal(cfg) //nolint:musttag // it talks to itself
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,10 @@ func startProcess(name string, cfg childConfig, h *history) (*process, error) {
 	}
 	defer write.Close() //nolint:errcheck // the child has its own
 	// No context: its end must not leave a process that nobody waits for.
-	p := &process{name: name, cmd: exec.Command(binary), progress: make(chan struct{}, 1), up: make(chan struct{}), exited: make(chan struct{})} //nolint:noctx // as said
+	p := &process{
+		name: name, cmd: exec.Command(binary), //nolint:noctx // as said
+		progress: make(chan struct{}, 1), up: make(chan struct{}), exited: make(chan struct{}),
+	}
 	p.cmd.Env = append(os.Environ(), childVariable+"="+string(raw))
 	p.cmd.ExtraFiles = []*os.File{write}
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log

@@ -21,7 +21,7 @@ const (
 	// Kafka a new one is idle until the dead one's session is over.
 	killTimeout = 2 * time.Minute
 	// drainTimeout is how long the last process may take to finish everything.
-	drainTimeout = time.Minute
+	drainTimeout = 2 * time.Minute
 	// patience is how long a process may be idle before more is sent.
 	patience = 1500 * time.Millisecond
 )
@@ -45,7 +45,7 @@ func (s *story) run(t *testing.T, plan []phase) {
 			t.Logf("the last process's log:\n%s", last.log.String())
 		}
 	}()
-	s.drain(t, drainTimeout)
+	s.drain(t)
 	s.requireLeases(t, 1)
 	require.NoError(t, last.stop(t.Context()))
 	s.requireLeases(t, 0)
@@ -168,6 +168,7 @@ func (s *story) requireLeases(t *testing.T, forwarders int) {
 		slices.Sort(owners)
 		owners = slices.Compact(owners)
 		right := len(members) == forwarders && len(owners) == forwarders && owned == forwarders*store.OutboxPartitions
-		return right, fmt.Sprintf("%d forwarders live and %d should; %d partitions owned, by %d", len(members), forwarders, owned, len(owners))
+		return right, fmt.Sprintf("%d forwarders live and %d should; %d partitions owned, by %d",
+			len(members), forwarders, owned, len(owners))
 	})
 }

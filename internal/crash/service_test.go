@@ -28,8 +28,15 @@ const (
 	recommend = "recommend" // the follow-up use case
 )
 
+// Who else reaches steps.
+const (
+	subscriber = "subscriber" // begins and ends the transactions that handlers join
+	relay      = "relay"
+)
+
 // Steps of the handlers' own, beside those of package step.
 const (
+	delivered      = "delivered" // above Dedupe
 	stockUpdated   = "handler.updated"
 	effectRecorded = "handler.recorded"
 )
@@ -71,6 +78,7 @@ type stockChanged struct {
 // running is one running service.
 type running struct {
 	service
+
 	store  *store.Store
 	broker *brokers.Broker
 	watch  watcher
@@ -118,6 +126,7 @@ func (s service) serve(ctx context.Context, logger watermill.LoggerAdapter, watc
 
 // part is the router or the forwarder.
 type part struct {
+	name    string
 	run     func(ctx context.Context) error
 	running func() <-chan struct{}
 }
@@ -125,23 +134,23 @@ type part struct {
 func (r *running) run(ctx context.Context, logger watermill.LoggerAdapter) error {
 	var parts []part
 	if r.Consume {
-		router, err := r.router(logger)
+		router, err := r.router(logger) //nolint:contextcheck // handlers have their messages' contexts
 		if err != nil {
 			return err
 		}
-		parts = append(parts, part{router.Run, func() <-chan struct{} { return router.Running() }})
+		parts = append(parts, part{subscriber, router.Run, func() <-chan struct{} { return router.Running() }})
 	}
 	if r.Forward {
 		f, err := r.forwarder(logger)
 		if err != nil {
 			return err
 		}
-		parts = append(parts, part{f.Run, f.Running})
+		parts = append(parts, part{relay, f.Run, f.Running})
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, p := range parts {
 		group.Go(func() error {
-			if err := p.run(ctx); err != nil || ctx.Err() != nil {
+			if err := p.run(context.WithValue(ctx, partKey{}, p.name)); err != nil || ctx.Err() != nil {
 				return err
 			}
 			return errors.New("a part of the service stopped by itself")
@@ -296,6 +305,18 @@ func publishLate(dedupe *middleware.Dedupe) message.HandlerMiddleware {
 	}
 }
 
+// partKey is the context's name of the part, for steps outside of any handler.
+type partKey struct{}
+
+// whoIn returns who reaches a step: a handler, the subscriber, or the relay.
+func whoIn(ctx context.Context) string {
+	if handler := message.HandlerNameFromCtx(ctx); handler != "" {
+		return handler
+	}
+	name, _ := ctx.Value(partKey{}).(string)
+	return name
+}
+
 type traceKey struct{}
 
 // traced notes in the context which message the steps belong to.
@@ -306,12 +327,14 @@ func traced(h message.HandlerFunc) message.HandlerFunc {
 			return nil, err
 		}
 		msg.SetContext(context.WithValue(msg.Context(), traceKey{}, change))
+		step.Reach(msg.Context(), delivered)
 		return h(msg)
 	}
 }
 
 type tellingPublisher struct {
 	message.Publisher
+
 	published func(stockChanged)
 }
 

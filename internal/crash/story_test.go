@@ -26,6 +26,7 @@ import (
 // story is one run on one combination: who sends, what was sent, and how it ends.
 type story struct {
 	service
+
 	seed    uint64
 	rng     *rand.Rand // of the plan
 	store   *store.Store
@@ -53,7 +54,7 @@ func newStory(t *testing.T, c combination) *story {
 		seed: seed, rng: rand.New(rand.NewPCG(seed, 1)), content: rand.New(rand.NewPCG(seed, 2)), repeats: true,
 		history: newHistory(),
 		service: service{
-			Database: database, Broker: withOptions(c.broker(t, database), c.options), Join: c.join,
+			Database: database, Broker: withOptions(t, c.broker(t, database), c.options), Join: c.join,
 			Topics:     topics{testenv.Topic(t, "changes"), testenv.Topic(t, "followups")},
 			Protection: protected, FailOneIn: 16,
 		},
@@ -117,7 +118,7 @@ func (s *story) publish(broker *brokers.Broker, change stockChanged) error {
 
 // drain waits until no message waits anywhere. It asks in the order of a
 // message's way, so that none slips from what was asked to what wasn't yet.
-func (s *story) drain(t *testing.T, timeout time.Duration) {
+func (s *story) drain(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()
 	broker, err := s.open(ctx)
@@ -130,7 +131,7 @@ func (s *story) drain(t *testing.T, timeout time.Duration) {
 			s.explain(t)
 		}
 	}()
-	testenv.Eventually(t, timeout, 100*time.Millisecond, func() (bool, string) {
+	testenv.Eventually(t, drainTimeout, 100*time.Millisecond, func() (bool, string) {
 		changes, err := backlog(ctx, s.Topics.Changes, apply)
 		require.NoError(t, err)
 		outbox, err := s.store.CountOutbox(ctx)

@@ -157,9 +157,10 @@ func (s *subscription) deliver(ctx context.Context, msg *message.Message) bool {
 		return false
 	}
 
-	step.Reach(handed.Context(), step.AckBefore)
+	of := handed.Context()         // with what the router and middlewares have put there
+	step.Reach(of, step.AckBefore) //nolint:contextcheck // as said
 	committed := commit(msg, tx)
-	step.Reach(handed.Context(), step.AckAfter)
+	step.Reach(of, step.AckAfter) //nolint:contextcheck // as said
 
 	return committed
 }
