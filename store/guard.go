@@ -52,6 +52,9 @@ func (g guarded) Query(ctx context.Context, query string, args []driver.NamedVal
 // and its error is looked at, because some errors mean that the database has
 // already ended the transaction.
 func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes bool, f func() error) error {
+	if err := u.store.dialect.refuseEnding(query); err != nil {
+		return err
+	}
 	if err := u.takeTurn(ctx); err != nil {
 		return err
 	}
@@ -233,21 +236,44 @@ func firstWords(query string) string {
 	return query
 }
 
+// refuseEnding refuses a statement that would end the transaction behind the
+// unit's back, so that what follows would be committed one by one.
+func (d Dialect) refuseEnding(query string) error {
+	switch word, rest := firstWord(query); word {
+	case "BEGIN", "START", "COMMIT", "END", "ABORT":
+	case "ROLLBACK":
+		if strings.Contains(strings.ToUpper(rest), "TO ") { // a savepoint
+			return nil
+		}
+	case "ALTER", "CREATE", "DROP", "RENAME", "TRUNCATE", "LOCK", "UNLOCK", "GRANT", "REVOKE":
+		if second, _ := firstWord(rest); d != MySQL || second == "TEMPORARY" {
+			return nil
+		}
+		return fmt.Errorf("%w: MySQL would commit it because of %q: run that outside of any unit of work",
+			ErrOwned, firstWords(query))
+	default:
+		return nil
+	}
+	return fmt.Errorf("%w: refused %q: return nil or an error from the handler instead", ErrOwned, firstWords(query))
+}
+
 // readsOnly reports whether a query surely writes nothing. WITH may.
 func readsOnly(query string) bool {
-	switch firstWord(query) {
+	switch word, _ := firstWord(query); word {
 	case "SELECT", "SHOW", "EXPLAIN", "DESCRIBE", "PRAGMA", "VALUES", "TABLE":
 		return true
 	}
 	return false
 }
 
-// firstWord is a statement's first word in upper case. A statement that begins
-// with a comment counts as unknown.
-func firstWord(query string) string {
-	word := strings.TrimLeft(query, " \t\r\n(")
-	if end := strings.IndexAny(word, " \t\r\n("); end >= 0 {
-		word = word[:end]
+// firstWord splits a statement after its first word, which it returns in upper
+// case. A statement that begins with a comment counts as unknown.
+func firstWord(query string) (word, rest string) {
+	const between = " \t\r\n(;"
+	query = strings.TrimLeft(query, between)
+	end := strings.IndexAny(query, between)
+	if end < 0 {
+		end = len(query)
 	}
-	return strings.ToUpper(word)
+	return strings.ToUpper(query[:end]), query[end:]
 }

@@ -27,8 +27,10 @@ func JoinDB(s *Store) *sql.DB { return s.joined.DB }
 func JoinDBX(s *Store) *sqlx.DB { return s.joined }
 
 // SQLTx returns the context's transaction as a *sql.Tx, for code that takes one
-// (sqlc, for instance). Its Commit and Rollback return an error that matches
-// ErrOwned: the unit of work decides.
+// (sqlc, for instance). Its Commit returns an error that matches ErrOwned, its
+// Rollback lets the unit only be rolled back: the unit of work decides. Once the
+// unit is over, its statements return sql.ErrTxDone. It says false only where the
+// context carries no unit.
 func SQLTx(ctx context.Context) (*sql.Tx, bool) {
 	tx, ok := SQLXTx(ctx)
 	if !ok {
@@ -57,11 +59,20 @@ func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) {
 	u.mu.Lock()
 	h := u.lent
 	u.mu.Unlock()
-	h.once.Do(func() {
-		lent := context.WithValue(context.WithoutCancel(ctx), lentKey{}, u)
-		h.tx, h.err = u.store.joined.BeginTxx(lent, nil)
-	})
-	return h.tx, h.err
+	begin := func() (*sqlx.Tx, error) {
+		return u.store.joined.BeginTxx(context.WithValue(context.WithoutCancel(ctx), lentKey{}, u), nil)
+	}
+	h.once.Do(func() { h.tx, h.err = begin() })
+	if h.tx != nil || h.err != nil {
+		return h.tx, h.err
+	}
+	// The unit was over before anyone asked. Code that got none would turn to its
+	// database; this one says that it is over.
+	ended, err := begin()
+	if err != nil {
+		return nil, err
+	}
+	return ended, ended.Rollback()
 }
 
 func newJoinDB(s *Store) *sqlx.DB {

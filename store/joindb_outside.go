@@ -80,7 +80,7 @@ func (o outside) bound(ctx context.Context, query string) (done func(ok bool) er
 // changesRows reports whether a statement may wait for rows that others lock.
 // Those that Postgres refuses in a transaction are none of them.
 func changesRows(query string) bool {
-	switch firstWord(query) {
+	switch word, _ := firstWord(query); word {
 	case "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "WITH":
 		return true
 	}

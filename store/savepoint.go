@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,8 +22,9 @@ type savepoint struct {
 	// transaction of JoinDB isn't scoped: only its own statements do.
 	scoped bool
 
-	// Guarded by the unit's mutex.
+	// Guarded by the unit's mutex. ended: it was committed or rolled back itself.
 	state savepointState
+	ended bool
 	// others counts writes since its opening that did not come through it and
 	// that its rollback would undo with its own.
 	others                    int
@@ -34,7 +36,7 @@ type savepoint struct {
 type savepointState int
 
 const (
-	_ savepointState = iota // open
+	savepointOpen savepointState = iota
 	// savepointDone: released, or part of one around it that was released.
 	savepointDone
 	// savepointUndone: rolled back, or part of one around it that was.
@@ -92,11 +94,14 @@ func (sp *savepoint) release(ctx context.Context) error {
 	}
 	defer u.giveTurn()
 	u.mu.Lock()
-	err, state := u.brokenLocked(), sp.state
+	err, state, done := u.brokenLocked(), sp.state, sp.ended
+	sp.ended = true
 	u.mu.Unlock()
 	switch {
 	case err != nil:
 		return err
+	case done:
+		return sql.ErrTxDone
 	case state == savepointUndone:
 		return errUndone
 	case state == savepointDone:
@@ -118,11 +123,14 @@ func (sp *savepoint) rollback(ctx context.Context) error {
 	}
 	defer u.giveTurn()
 	u.mu.Lock()
-	over, ended, state, others := u.over, u.ended, sp.state, sp.others
+	over, ended, state, others, done := u.over, u.ended, sp.state, sp.others, sp.ended && sp.state != savepointOpen
+	sp.ended = true
 	u.mu.Unlock()
 	switch {
 	case over:
 		return ErrUnitOver
+	case done: // the usual deferred Rollback behind a Commit
+		return sql.ErrTxDone
 	case ended != nil:
 		return ended
 	case state == savepointUndone:
@@ -238,7 +246,7 @@ func (u *Unit) savepoint(ctx context.Context, fn func(context.Context, Tx) error
 // aborted transaction does.
 func (sp *savepoint) commit(ctx context.Context) error {
 	err := sp.release(ctx)
-	if err == nil || errors.Is(err, errUndone) {
+	if err == nil || errors.Is(err, errUndone) || errors.Is(err, sql.ErrTxDone) {
 		return err
 	}
 	if undo := sp.rollback(ctx); undo != nil && !errors.Is(undo, ErrUnitOver) {
@@ -288,7 +296,8 @@ func (n *Nested) Raw(ctx context.Context, query string, f func(driverConn any) e
 	})
 }
 
-// Commit keeps what was done: the unit decides in the end.
+// Commit keeps what was done: the unit decides in the end. After a Commit or
+// Rollback, both return sql.ErrTxDone and do nothing.
 func (n *Nested) Commit(ctx context.Context) error { return n.sp.commit(ctx) }
 
 // Rollback undoes what was done.

@@ -270,7 +270,7 @@ func (u *Unit) finish(why error) []func() {
 
 // free ends the handle, not the transaction, which is the unit's.
 func (h *handle) free() {
-	h.once.Do(func() { h.err = ErrUnitOver })
+	h.once.Do(func() {})
 	if h.tx != nil {
 		_ = h.tx.Rollback()
 	}

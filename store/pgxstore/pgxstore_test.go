@@ -205,7 +205,7 @@ func TestTheUnitDecidesAndNestedTransactionsAreSavepoints(t *testing.T) {
 	require.Equal(t, 1, b.count(t))
 }
 
-func TestAUnitThatIsOverGivesNoTransaction(t *testing.T) {
+func TestAUnitThatIsOverGivesATransactionThatSaysSo(t *testing.T) {
 	b := setup(t)
 	var (
 		leaked context.Context
@@ -215,12 +215,36 @@ func TestAUnitThatIsOverGivesNoTransaction(t *testing.T) {
 		leaked, tx = ctx, native(ctx, t)
 		return nil
 	}))
-	_, ok := pgxstore.Tx(leaked)
+	late, ok := pgxstore.Tx(leaked)
+	require.True(t, ok, "code that then uses its pool would escape the unit")
+	_, err := late.Exec(leaked, "INSERT INTO things VALUES (1)")
+	require.ErrorIs(t, err, store.ErrUnitOver)
+	_, err = late.Begin(leaked)
+	require.ErrorIs(t, err, store.ErrUnitOver)
+	require.Nil(t, late.Conn())
+	_, ok = pgxstore.Tx(t.Context())
 	require.False(t, ok)
-	_, err := tx.Exec(t.Context(), "INSERT INTO things VALUES (1)")
+	_, err = tx.Exec(t.Context(), "INSERT INTO things VALUES (1)")
 	require.ErrorIs(t, err, store.ErrUnitOver)
 	require.ErrorIs(t, tx.QueryRow(t.Context(), "SELECT 1").Scan(new(int)), store.ErrUnitOver)
 	require.Zero(t, b.count(t))
+}
+
+func TestADeferredRollbackBehindACommitDoesNothing(t *testing.T) {
+	b := setup(t)
+	require.NoError(t, b.st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		for range 2 {
+			nested, err := native(ctx, t).Begin(ctx)
+			require.NoError(t, err)
+			_, err = nested.Exec(ctx, "INSERT INTO things VALUES (1)")
+			require.NoError(t, err)
+			require.NoError(t, nested.Commit(ctx))
+			require.ErrorIs(t, nested.Rollback(ctx), pgx.ErrTxClosed)
+			require.ErrorIs(t, nested.Commit(ctx), pgx.ErrTxClosed)
+		}
+		return nil
+	}))
+	require.Equal(t, 2, b.count(t))
 }
 
 func TestAForeignTransactionCarriesHeadracesRows(t *testing.T) {

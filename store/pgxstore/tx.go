@@ -2,6 +2,7 @@ package pgxstore
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -12,22 +13,24 @@ import (
 )
 
 // Tx returns the native transaction of the context's unit of work, of a store
-// that was opened with Open, or that was joined with Join. Its Commit and
-// Rollback return an error that matches store.ErrOwned: the unit decides. Begin
-// opens a savepoint. Like any pgx.Tx it is not safe for concurrent use.
+// that was opened with Open, or that was joined with Join. Its Commit and Rollback
+// return an error that matches store.ErrOwned: the unit decides. Begin opens a
+// savepoint. Like any pgx.Tx it is not safe for concurrent use.
+//
+// It says false only where there is no such unit, and code may then use its pool.
+// Of a unit that is over or can only be rolled back it returns a transaction whose
+// statements say so: on the pool they would escape the unit.
 func Tx(ctx context.Context) (pgx.Tx, bool) {
-	if joined, ok := ctx.Value(joinedKey{}).(pgx.Tx); ok {
-		return ownedTx{joined}, true
-	}
 	u := store.CurrentUnit(ctx)
 	if u == nil {
 		return nil, false
 	}
-	t := &unitTx{unit: u}
-	if err := u.Raw(ctx, "pgxstore.Tx", t.take); err != nil {
-		return nil, false
+	if j, ok := ctx.Value(joinedKey{}).(joined); ok && j.unit == u {
+		return ownedTx{j.tx}, true
 	}
-	return t, true
+	t := &unitTx{unit: u}
+	err := u.Raw(ctx, "pgxstore.Tx", t.take)
+	return t, !errors.Is(err, errForeign)
 }
 
 // unitTx is a unit of work as a pgx.Tx.
@@ -38,10 +41,12 @@ type unitTx struct {
 	nested *store.Nested
 }
 
+var errForeign = errors.New("pgxstore: the store was not opened with pgxstore.Open")
+
 func (t *unitTx) take(driverConn any) error {
 	c, ok := driverConn.(*conn)
 	if !ok {
-		return errors.New("pgxstore: the store was not opened with pgxstore.Open")
+		return errForeign
 	}
 	t.conn = c
 	return nil
@@ -53,7 +58,12 @@ func (t *unitTx) guarded(ctx context.Context, query string, f func(c *conn) erro
 	if t.nested != nil {
 		raw = t.nested.Raw
 	}
-	return raw(ctx, query, func(any) error { return f(t.conn) })
+	return raw(ctx, query, func(driverConn any) error {
+		if err := t.take(driverConn); err != nil {
+			return err
+		}
+		return f(t.conn)
+	})
 }
 
 // flushed is guarded with BEGIN sent first.
@@ -141,8 +151,13 @@ func (t *unitTx) LargeObjects() (objects pgx.LargeObjects) {
 }
 
 // Conn returns the connection that the transaction is on. Statements through it
-// pass no guard.
-func (t *unitTx) Conn() *pgx.Conn { return t.conn.Conn.Conn() }
+// pass no guard. It is nil when the unit was over before Tx was called.
+func (t *unitTx) Conn() *pgx.Conn {
+	if t.conn == nil {
+		return nil
+	}
+	return t.conn.Conn.Conn()
+}
 
 func (t *unitTx) Begin(ctx context.Context) (pgx.Tx, error) {
 	begin := t.unit.BeginNested
@@ -160,14 +175,22 @@ func (t *unitTx) Commit(ctx context.Context) error {
 	if t.nested == nil {
 		return fmt.Errorf("%w: don't commit it, return nil from the handler", store.ErrOwned)
 	}
-	return t.nested.Commit(ctx)
+	return closed(t.nested.Commit(ctx))
 }
 
 func (t *unitTx) Rollback(ctx context.Context) error {
 	if t.nested == nil {
 		return fmt.Errorf("%w: don't roll it back, return an error from the handler", store.ErrOwned)
 	}
-	return t.nested.Rollback(ctx)
+	return closed(t.nested.Rollback(ctx))
+}
+
+// closed says in pgx's words that a transaction was ended before.
+func closed(err error) error {
+	if errors.Is(err, sql.ErrTxDone) {
+		return pgx.ErrTxClosed
+	}
+	return err
 }
 
 // ownedTx is a transaction that the caller of Join began.

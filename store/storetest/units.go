@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"runtime"
 	"sync"
@@ -27,6 +28,7 @@ func testUnits(t *testing.T, h Harness) {
 		{"ManyGoroutinesOnOneUnit", unitGoroutines},
 		{"TxRunsEveryKindOfStatement", unitTx},
 		{"BeginCommitRollback", unitByHand},
+		{"StatementsThatWouldEndItAreRefused", unitEnding},
 	})
 }
 
@@ -132,6 +134,10 @@ func unitOver(t *testing.T, b *bundle) {
 	require.ErrorIs(t, err, store.ErrUnitOver)
 	_, err = store.JoinDB(st).BeginTx(leaked, nil)
 	require.ErrorIs(t, err, store.ErrUnitOver)
+	lent, ok := store.SQLTx(leaked)
+	require.True(t, ok, "code that got none would turn to its database")
+	_, err = lent.ExecContext(leaked, "INSERT INTO things (id, n) VALUES (3, 3)")
+	require.ErrorIs(t, err, sql.ErrTxDone)
 	require.ErrorIs(t, st.InTx(leaked, func(context.Context, store.Tx) error { return nil }), store.ErrUnitOver)
 	require.ErrorIs(t, store.AfterCommit(leaked, func() {}), store.ErrUnitOver)
 	require.ErrorIs(t, store.BeforeCommit(leaked, nil), store.ErrUnitOver)
@@ -259,4 +265,30 @@ func unitByHand(t *testing.T, b *bundle) {
 	u.Rollback(ctx, errBoom)
 	require.Equal(t, 1, b.things(t))
 	require.Zero(t, b.inUse(), "the connections came back")
+}
+
+// Behind the unit's back it would be over, and the rest committed one by one.
+func unitEnding(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	ending := []string{"COMMIT", " commit ;", "BEGIN", "START TRANSACTION", "ROLLBACK", "rollback;", "END"}
+	if b.h.Dialect == store.MySQL { // which commits because of them
+		ending = append(ending, "TRUNCATE TABLE things", "CREATE TABLE others (id INT)", "alter table things add x int")
+	}
+	require.ErrorIs(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+		require.NoError(t, insert(ctx, tx, 1))
+		for _, statement := range ending {
+			_, err := tx.ExecContext(ctx, statement)
+			require.ErrorIs(t, err, store.ErrOwned, statement)
+			_, err = store.JoinDB(st).ExecContext(ctx, statement)
+			require.ErrorIs(t, err, store.ErrOwned, statement)
+		}
+		for _, statement := range []string{"SAVEPOINT mine", "ROLLBACK TO SAVEPOINT mine", "RELEASE SAVEPOINT mine"} {
+			_, err := tx.ExecContext(ctx, statement)
+			require.NoError(t, err, statement)
+		}
+		_, err := tx.ExecContext(ctx, "CREATE TEMPORARY TABLE passing (id INT)")
+		require.NoError(t, err)
+		return errBoom
+	}), errBoom)
+	require.Zero(t, b.things(t))
 }
