@@ -15,7 +15,8 @@ help: ## Show the targets
 
 .PHONY: test
 test: ## Run all tests on real brokers and databases; leaves those running
-	@$(WITH_BROKERS) go test -race -count=1 -timeout 40m ./...
+	@$(WITH_BROKERS) go test -race -count=1 -timeout 40m ./... && \
+		cd examples/recipes && go test -race -count=1 -timeout 10m ./...
 
 .PHONY: test-short
 test-short: ## Run the tests that need no services: in-memory broker, SQLite
