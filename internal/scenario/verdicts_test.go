@@ -9,7 +9,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -148,4 +150,42 @@ func TestANestedTransactionWithoutItsContextEndsWithAnExplanation(t *testing.T) 
 			require.Zero(t, s.count("SELECT count(*) FROM headrace_inbox"))
 		})
 	}
+}
+
+// A message that can't be told from others, or that could not be parsed, is
+// refused with the way out and never handled.
+func TestAMessageWithoutAnIdentityIsNeverHandled(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, w *world) {
+		ship := w.shipper(middleware.DedupeConfig{Consumer: shipConsumer})
+		err := ship("")
+		require.ErrorIs(t, err, middleware.ErrNoMessageID)
+		require.ErrorContains(t, err, "DedupeConfig.Identity")
+
+		byHeader, err := middleware.NewDedupe(w.st, middleware.DedupeConfig{
+			Consumer: shipConsumer,
+			Identity: func(msg *message.Message) (string, error) { return keys.FromMetadata("ce_id")(msg) },
+		})
+		require.NoError(t, err)
+		h := byHeader.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+			return nil, w.exec(msg.Context(), "INSERT INTO shipments VALUES ('foreign')")
+		})
+		foreign := message.NewMessage("", nil)
+		_, err = h(foreign)
+		require.ErrorIs(t, err, middleware.ErrNoMessageID)
+		require.ErrorContains(t, err, "ce_id")
+
+		malformed := newMessage("")
+		msgmeta.SetMalformed(malformed, "its header is cut off")
+		malformed.Metadata.Set("ce_id", "1")
+		_, err = h(malformed)
+		require.ErrorContains(t, err, "its header is cut off")
+		require.Zero(t, w.count("SELECT count(*) FROM shipments"))
+
+		foreign.Metadata.Set("ce_id", "1")
+		for range 2 {
+			_, err = h(foreign)
+			require.NoError(t, err)
+		}
+		require.Equal(t, 1, w.count("SELECT count(*) FROM shipments"))
+	})
 }
