@@ -1,11 +1,15 @@
 package pgxstore
 
 import (
+	"bytes"
 	"context"
 	"database/sql/driver"
+	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/headrace-go/headrace/store"
 )
@@ -38,11 +42,11 @@ func (s session) Exec(ctx context.Context, query string, args []driver.NamedValu
 }
 
 func (s session) Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	rows, err := s.tx.Query(ctx, query, plain(args)...)
+	rows, err := s.tx.Query(ctx, query, append([]any{binaryResults}, plain(args)...)...)
 	if err != nil {
 		return nil, err
 	}
-	return &driverRows{rows: rows}, nil
+	return &driverRows{rows: rows, types: s.tx.Conn().TypeMap()}, nil
 }
 
 func plain(args []driver.NamedValue) []any {
@@ -53,8 +57,26 @@ func plain(args []driver.NamedValue) []any {
 	return values
 }
 
+// binaryResults are the types that have a value of their own in database/sql, the
+// same as in pgx's stdlib. All others come as text.
+var binaryResults = pgx.QueryResultFormatsByOID{ //nolint:gochecknoglobals // a constant
+	pgtype.BoolOID:        pgx.BinaryFormatCode,
+	pgtype.ByteaOID:       pgx.BinaryFormatCode,
+	pgtype.DateOID:        pgx.BinaryFormatCode,
+	pgtype.Float4OID:      pgx.BinaryFormatCode,
+	pgtype.Float8OID:      pgx.BinaryFormatCode,
+	pgtype.Int2OID:        pgx.BinaryFormatCode,
+	pgtype.Int4OID:        pgx.BinaryFormatCode,
+	pgtype.Int8OID:        pgx.BinaryFormatCode,
+	pgtype.TimestampOID:   pgx.BinaryFormatCode,
+	pgtype.TimestamptzOID: pgx.BinaryFormatCode,
+}
+
 // driverRows gives pgx.Rows the form of a SQL driver's.
-type driverRows struct{ rows pgx.Rows }
+type driverRows struct {
+	rows  pgx.Rows
+	types *pgtype.Map
+}
 
 func (r *driverRows) Columns() []string {
 	fields := r.rows.FieldDescriptions()
@@ -77,22 +99,26 @@ func (r *driverRows) Next(dest []driver.Value) error {
 		}
 		return io.EOF
 	}
-	values, err := r.rows.Values()
-	if err != nil {
-		return err
-	}
-	for i, v := range values {
-		if dest[i], err = driverValue(v); err != nil {
-			return err
+	fields := r.rows.FieldDescriptions()
+	for i, raw := range r.rows.RawValues() {
+		var err error
+		if dest[i], err = r.value(fields[i], raw); err != nil {
+			return fmt.Errorf("column %s: %w", fields[i].Name, err)
 		}
 	}
 	return nil
 }
 
-// driverValue turns pgx's types into those that database/sql scans.
-func driverValue(v any) (driver.Value, error) {
-	if valuer, ok := v.(driver.Valuer); ok {
-		return valuer.Value()
+func (r *driverRows) value(field pgconn.FieldDescription, raw []byte) (driver.Value, error) {
+	if raw == nil {
+		return nil, nil //nolint:nilnil // NULL
 	}
-	return driver.DefaultParameterConverter.ConvertValue(v)
+	if field.DataTypeOID == pgtype.JSONOID || field.DataTypeOID == pgtype.JSONBOID {
+		return bytes.Clone(raw), nil
+	}
+	known, ok := r.types.TypeForOID(field.DataTypeOID)
+	if !ok || field.Format == pgx.TextFormatCode && binaryResults[field.DataTypeOID] == pgx.TextFormatCode {
+		return string(raw), nil
+	}
+	return known.Codec.DecodeDatabaseSQLValue(r.types, field.DataTypeOID, field.Format, raw)
 }
