@@ -34,6 +34,9 @@ type partition struct {
 	rescanCost time.Duration
 	confirming sync.WaitGroup
 	unsettled  atomic.Bool
+	// sent are the rows that are published and perhaps not yet confirmed.
+	sent map[int64]bool
+	late lateness
 }
 
 func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.Lease, until time.Time) *partition {
@@ -105,6 +108,13 @@ func (p *partition) drain(ctx context.Context) error {
 			return nil
 		}
 		step.Reach(ctx, step.RelayRead)
+		if late, err := p.lateBelow(ctx, after); err != nil {
+			return err
+		} else if late > 0 {
+			after = late - 1
+			p.holds.scan(after, p.f.cfg.Clock.Now())
+			continue
+		}
 		after = rows[len(rows)-1].ID
 		p.cursor = max(p.cursor, after)
 		if unsent := p.relay(ctx, rows); unsent > 0 {
@@ -146,6 +156,7 @@ func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole b
 func (p *partition) settle() {
 	p.confirming.Wait()
 	p.unsettled.Store(false)
+	p.sent = nil
 }
 
 // relay publishes the rows that need not wait and confirms them while the next
@@ -155,7 +166,7 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	began := p.f.cfg.Clock.Now()
 	ready := make([]store.OutboxRow, 0, len(rows))
 	for _, row := range rows {
-		if !p.holds.held(row) {
+		if !p.sent[row.ID] && !p.holds.held(row) {
 			ready = append(ready, row)
 		}
 	}
@@ -208,8 +219,10 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 	}
 	p.confirming.Wait()
 	ids := make([]int64, len(rows))
+	p.sent = make(map[int64]bool, len(rows))
 	for i, row := range rows {
 		ids[i] = row.ID
+		p.sent[row.ID] = true
 	}
 	ctx = context.WithoutCancel(ctx)
 	p.confirming.Go(func() {
