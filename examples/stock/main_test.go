@@ -12,11 +12,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/stretchr/testify/require"
 
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/examples/stock/internal/connect"
 	"github.com/headrace-go/headrace/examples/stock/internal/service"
 	"github.com/headrace-go/headrace/examples/stock/internal/warehouse"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/msgmeta"
 )
 
 func TestMain(m *testing.M) { testenv.VerifyMain(m) }
@@ -150,6 +156,41 @@ func TestARestartGoesOnWhereTheServiceStopped(t *testing.T) {
 		p := b.product(3)
 		return p.Stock == 101, fmt.Sprint(p)
 	})
+}
+
+func TestAMessageThatMakesNoSenseIsPutAsideAndHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	address := "mem:?file=" + url.QueryEscape(filepath.Join(t.TempDir(), "queue.db"))
+	b := start(t, testenv.SQLite(t), address, "stock")
+	broker, err := brokers.Open(t.Context(), address, brokers.Config{Openers: connect.Openers(), Group: "office"})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, broker.Close()) })
+	refused, err := broker.Subscriber.Subscribe(t.Context(), "stock_r")
+	require.NoError(t, err)
+
+	reasons := map[string]string{
+		"five":                           "payload",
+		`{"product": 9, "quantity": 1}`:  "there is no product 9",
+		`{"product": 3, "quantity": -1}`: "quantity must be",
+		`{"product": 1, "quantity": 1, "raised": true, "purchase_order_line": 21}`: "no purchase order line 21",
+	}
+	for payload := range reasons {
+		msg := message.NewMessage(watermill.NewUUID(), []byte(payload))
+		msgmeta.SetKey(msg, "3")
+		require.NoError(t, broker.Publisher.Publish("stock_c", msg))
+	}
+	status, answer := b.request(http.MethodPost, "/changes", `{"product": 3, "quantity": 1}`)
+	require.Equal(t, http.StatusAccepted, status, answer)
+	for range reasons {
+		msg := <-refused
+		require.Contains(t, msg.Metadata.Get(middleware.ReasonForPoisonedKey), reasons[string(msg.Payload)])
+		msg.Ack()
+	}
+	testenv.Eventually(t, patience, 20*time.Millisecond, func() (bool, string) {
+		p := b.product(3)
+		return p.Stock == 99, fmt.Sprint(p)
+	})
+	require.EqualValues(t, 10, b.product(1).Stock, "what a refused message has written is rolled back")
 }
 
 func TestBadInputGetsAClearAnswer(t *testing.T) {
