@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -118,7 +119,10 @@ func (p *place) removeQueues(ctx context.Context, u *url.URL) error {
 	if err != nil {
 		return fmt.Errorf("delete queues: %w", err)
 	}
+	connections := &http.Client{Transport: &http.Transport{Proxy: http.ProxyFromEnvironment}}
+	defer connections.CloseIdleConnections()
 	client := awssqs.NewFromConfig(cfg, func(o *awssqs.Options) {
+		o.HTTPClient = connections
 		if u.Host != "" {
 			o.BaseEndpoint = aws.String(endpoint(u))
 		}
