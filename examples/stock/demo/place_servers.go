@@ -84,7 +84,7 @@ func (p *place) all() []string {
 // removeTopics deletes the side's topics and group where that needs no password
 // and no certificate; elsewhere it says what is left.
 func (p *place) removeTopics(_ context.Context, u *url.URL) (err error) {
-	if u.User != nil || u.Query().Has("tls") || u.Query().Has("sasl") {
+	if u.User != nil || u.Query().Get("tls") == "true" || u.Query().Has("sasl") {
 		return fmt.Errorf("left behind in Kafka, because the demo deletes over plain connections only: topics %s, group %s",
 			strings.Join(p.all(), " "), p.group)
 	}

@@ -30,9 +30,12 @@ func playSide(ctx context.Context, opts options, p *plan, run string, s side) (o
 	if err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, where.clean(ctx)) }()
-
 	stage := &stage{options: opts, plan: p, place: where, side: s}
+	defer func() {
+		if left := where.clean(ctx); left != nil {
+			stage.sayf("not everything could be removed: %v", left)
+		}
+	}()
 	if err := stage.prepare(ctx); err != nil {
 		return o, err
 	}
