@@ -78,7 +78,8 @@ func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes boo
 // Raw runs f on the connection of the SQL driver that carries the unit, for
 // statements that only that driver's own interface can send. It passes the
 // unit's guard like any other statement: query names it in statistics and
-// errors, which never get its arguments. f must not begin, commit or roll back.
+// errors, which never get its arguments. f must not begin, commit or roll back, nor run
+// other statements of the unit, which would wait for it.
 // driverConn is nil for a transaction that was joined.
 func (u *Unit) Raw(ctx context.Context, query string, f func(driverConn any) error) error {
 	return u.run(ctx, query, nil, true, func() error {

@@ -43,18 +43,28 @@ func (o outside) Query(ctx context.Context, query string, args []driver.NamedVal
 	return &richRows{Rows: rows, close: func() error { return done(true) }}, nil
 }
 
-// bound limits a writing statement's waits for locks. Postgres forgets a limit
+// bound limits a writing statement's waits for locks; done ends that. Postgres forgets a limit
 // that is set in a transaction with it, which also works behind a pooler that
 // hands connections out per transaction; MySQL keeps its limit.
 func (o outside) bound(ctx context.Context, query string) (done func(ok bool) error, err error) {
 	bounds := o.store.begin.bounds
-	if o.inTx || len(bounds) == 0 || !changesRows(query) {
-		return func(bool) error { return nil }, nil
+	nothing := func(bool) error { return nil }
+	if o.inTx || !changesRows(query) {
+		return nothing, nil
+	}
+	if o.store.dialect == SQLite { // which without a busy timeout fails at once
+		if err := o.store.lockWriter(ctx); err != nil {
+			return nil, err
+		}
+		return func(bool) error { o.store.unlockWriter(); return nil }, nil
+	}
+	if len(bounds) == 0 {
+		return nothing, nil
 	}
 	session := connSession{o.conn}
 	if o.store.dialect != Postgres {
 		_, err := session.Exec(ctx, bounds[0], nil)
-		return func(bool) error { return nil }, err
+		return nothing, err
 	}
 	if _, err := session.Exec(ctx, "BEGIN; "+bounds[0], nil); err != nil {
 		return nil, err

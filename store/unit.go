@@ -117,7 +117,15 @@ func (u *Unit) Commit(ctx context.Context) error {
 		return ErrOwned
 	}
 	ctx = context.WithoutCancel(ctx)
-	if err := u.prepare(ctx); err != nil {
+	prepared := false
+	defer func() {
+		if !prepared { // a hook panicked
+			u.Rollback(ctx, errors.New("a hook did not return"))
+		}
+	}()
+	err := u.prepare(ctx)
+	prepared = true
+	if err != nil {
 		u.Rollback(ctx, err)
 		return err
 	}

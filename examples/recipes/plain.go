@@ -22,7 +22,7 @@ func (p Plain) Receive(ctx context.Context, product string, quantity int) error 
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer tx.Rollback() //nolint:errcheck // does nothing after Commit
+	defer tx.Rollback()
 
 	var before int
 	err = tx.QueryRowContext(ctx, p.Bind("SELECT quantity FROM products WHERE name = ?"), product).Scan(&before)
@@ -35,7 +35,8 @@ func (p Plain) Receive(ctx context.Context, product string, quantity int) error 
 	if err != nil {
 		return fmt.Errorf("add to the stock of %s: %w", product, err)
 	}
-	if _, err := tx.ExecContext(ctx, p.Bind("INSERT INTO receipts (product, quantity) VALUES (?, ?)"), product, quantity); err != nil {
+	_, err = tx.ExecContext(ctx, p.Bind("INSERT INTO receipts (product, quantity) VALUES (?, ?)"), product, quantity)
+	if err != nil {
 		return fmt.Errorf("write a receipt: %w", err)
 	}
 	if err := tx.Commit(); err != nil {
@@ -59,7 +60,7 @@ func (p Plain) Receipts(ctx context.Context, product string) (list []int, err er
 	if err != nil {
 		return nil, fmt.Errorf("query: %w", err)
 	}
-	defer rows.Close() //nolint:errcheck // rows.Err is looked at
+	defer rows.Close()
 	for rows.Next() {
 		var n int
 		if err := rows.Scan(&n); err != nil {

@@ -64,7 +64,7 @@ func (q *Queries) ListReceipts(ctx context.Context, product string) ([]int, erro
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() //nolint:errcheck // as sqlc writes it
+	defer rows.Close()
 	var items []int
 	for rows.Next() {
 		var quantity int
@@ -90,7 +90,7 @@ func (s SQLC) Receive(ctx context.Context, product string, quantity int) error {
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer tx.Rollback() //nolint:errcheck // does nothing after Commit
+	defer tx.Rollback()
 	queries := s.Queries.WithTx(tx)
 	found, err := queries.AddQuantity(ctx, quantity, product)
 	if err == nil && found == 0 {

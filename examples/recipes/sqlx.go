@@ -26,7 +26,7 @@ func (s SQLX) Receive(ctx context.Context, product string, quantity int) error {
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer tx.Rollback() //nolint:errcheck // does nothing after Commit
+	defer tx.Rollback()
 
 	row := productRow{Name: product, Quantity: quantity}
 	var known productRow

@@ -16,6 +16,7 @@ func testHooks(t *testing.T, h Harness) {
 		{"AHookMayRegisterHooks", hooksNested},
 		{"ARollbackRunsNoneOfThem", hooksRollback},
 		{"GoWithTheirSavepoint", hooksSavepoint},
+		{"APanicRollsBack", hooksPanic},
 		{"NeedAUnit", hooksOutside},
 	})
 }
@@ -113,6 +114,19 @@ func hooksSavepoint(t *testing.T, b *bundle) {
 		return nil
 	}))
 	require.Equal(t, []string{"before unit", "before kept", "after unit", "after kept"}, ran)
+}
+
+func hooksPanic(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	u, err := st.Begin(t.Context())
+	require.NoError(t, err)
+	ctx := u.Context(t.Context())
+	require.NoError(t, insert(ctx, u.Tx(), 1))
+	require.NoError(t, store.BeforeCommit(ctx, func(context.Context, store.Tx) error { panic("boom") }))
+	require.PanicsWithValue(t, "boom", func() { _ = u.Commit(ctx) })
+	require.True(t, u.Over())
+	require.Zero(t, b.things(t))
+	require.Zero(t, b.inUse())
 }
 
 func hooksOutside(t *testing.T, _ *bundle) {
