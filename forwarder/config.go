@@ -8,6 +8,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/google/uuid"
 	"github.com/jonboulle/clockwork"
+
+	"github.com/headrace-go/headrace/store"
 )
 
 // Config says how the forwarder works. Its zero value is usable.
@@ -79,6 +81,9 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() error {
+	if err := store.CheckLeaseName(memberPrefix + c.owner()); err != nil {
+		return fmt.Errorf("forwarder: Config.Name: %w", err)
+	}
 	for name, n := range map[string]int{
 		"BatchSize": c.BatchSize, "BatchBytes": c.BatchBytes, "MaxInFlight": c.MaxInFlight,
 	} {

@@ -413,3 +413,10 @@ func TestAHangingPublisherDoesNotHangCloseForEver(t *testing.T) {
 		require.ErrorIs(t, f.Run(t.Context()), forwarder.ErrClosed)
 	})
 }
+
+func TestAForwarderWhoseLeasesCouldNotBeNamedIsRefused(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		_, err := forwarder.New(b.st, map[string]message.Publisher{"default": &broker{}}, forwarder.Config{Name: "order service"})
+		require.ErrorContains(t, err, "Config.Name")
+	})
+}

@@ -95,12 +95,21 @@ func (p *partition) run(ctx context.Context) {
 func (p *partition) drain(ctx context.Context) error {
 	began := p.f.cfg.Clock.Now()
 	after, whole := p.startFrom(p.cursor, began)
+	// A scan that ends early has opened holds whose rows it may not have read: the
+	// next one begins at the beginning, or later rows of theirs would overtake.
+	complete := false
+	defer func() {
+		if !complete {
+			p.rescanned = time.Time{}
+		}
+	}()
 	for ctx.Err() == nil && p.owned() {
 		rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
 		if err != nil {
 			return err
 		}
 		if len(rows) == 0 {
+			complete = true
 			p.holds.scanned()
 			if whole {
 				p.rescanCost = p.f.cfg.Clock.Since(began)

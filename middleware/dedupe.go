@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -47,7 +48,8 @@ type Outbox interface {
 type DedupeConfig struct {
 	// Service is the name under which this service's handlers remember messages.
 	// Two services on one database must have different ones, or they would
-	// swallow each other's messages. It must stay the same over deploys.
+	// swallow each other's messages. It must stay the same over deploys, and has
+	// no dot.
 	Service string
 	// Consumer overrides the whole scope of dedupe, for one handler, for example to
 	// keep its memory when the handler is renamed: a second handler behind the same
@@ -119,6 +121,10 @@ func (c DedupeConfig) validate() error {
 	if c.Service == "" && c.Consumer == "" {
 		return errors.New("middleware: DedupeConfig.Service is required: " +
 			"without it two services on one database would swallow each other's messages")
+	}
+	if strings.Contains(c.Service, ".") {
+		return fmt.Errorf("middleware: DedupeConfig.Service %q has a dot, which parts service and handler in a consumer's name: "+
+			"two services could become one consumer", c.Service)
 	}
 	if c.WaitTimeout < 0 || c.Window < 0 || c.RedeliveryWindow < 0 {
 		return errors.New("middleware: DedupeConfig's durations must not be negative")
@@ -315,6 +321,9 @@ func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) 
 	if id := wmiddleware.MessageCorrelationID(dl.msg); id != "" {
 		for _, out := range produced {
 			if out != nil { // the outbox refuses it
+				if out.Metadata == nil {
+					out.Metadata = message.Metadata{}
+				}
 				wmiddleware.SetCorrelationID(id, out)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/forwarder"
@@ -188,3 +189,38 @@ func (s *oneSubscriber) Subscribe(context.Context, string) (<-chan *message.Mess
 	return s.ch, nil
 }
 func (s *oneSubscriber) Close() error { return nil }
+
+func TestAReturnedMessageWithoutMetadataGetsTheCorrelationID(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		in := message.NewMessage("1", nil)
+		in.SetContext(context.Background())
+		wmiddleware.SetCorrelationID("c", in)
+		router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+		require.NoError(t, err)
+		sub := &oneSubscriber{ch: make(chan *message.Message)}
+		router.AddMiddleware(b.dedupe(t).Middleware)
+		router.AddHandler("h", "in", sub, "out", publisherFunc(nil), func(*message.Message) ([]*message.Message, error) {
+			return []*message.Message{{UUID: "out"}}, nil
+		})
+		ended := make(chan error, 1)
+		go func() { ended <- router.Run(t.Context()) }()
+		sub.ch <- in
+		select {
+		case <-in.Acked():
+		case <-in.Nacked():
+			t.Error("nacked")
+		}
+		close(sub.ch)
+		require.NoError(t, <-ended)
+		counts, err := b.st.CountOutbox(t.Context())
+		require.NoError(t, err)
+		require.Len(t, counts, 1)
+	})
+}
+
+func TestServicesThatCouldBecomeOneConsumerAreRefused(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		_, err := middleware.NewDedupe(b.st, middleware.DedupeConfig{Service: "shop.eu"})
+		require.ErrorContains(t, err, "dot")
+	})
+}

@@ -52,6 +52,12 @@ func SQLXTx(ctx context.Context) (*sqlx.Tx, bool) {
 
 type lentKey struct{}
 
+// lending asks BeginTx for a transaction that stands for a unit's own.
+type lending struct {
+	unit   *Unit
+	handle *handle
+}
+
 // sqlxTx is the handle that is lent to the handler: a transaction on the joined
 // database that is the unit's own instead of a savepoint in it. It outlives the
 // context: only the unit ends it.
@@ -60,7 +66,7 @@ func (u *Unit) sqlxTx(ctx context.Context) (*sqlx.Tx, error) {
 	h := u.lent
 	u.mu.Unlock()
 	begin := func() (*sqlx.Tx, error) {
-		return u.store.joined.BeginTxx(context.WithValue(context.WithoutCancel(ctx), lentKey{}, u), nil)
+		return u.store.joined.BeginTxx(context.WithValue(context.WithoutCancel(ctx), lentKey{}, lending{u, h}), nil)
 	}
 	h.once.Do(func() { h.tx, h.err = begin() })
 	if h.tx != nil || h.err != nil {
@@ -184,9 +190,9 @@ func (c *joinConn) Prepare(query string) (driver.Stmt, error) {
 }
 
 func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
-	if u, _ := ctx.Value(lentKey{}).(*Unit); u != nil {
-		c.unit = u
-		return &lentTx{conn: c}, nil
+	if lent, ok := ctx.Value(lentKey{}).(lending); ok {
+		c.unit = lent.unit
+		return &lentTx{conn: c, handle: lent.handle}, nil
 	}
 	u := c.store.UnitFromContext(ctx)
 	if u == nil || c.held {
@@ -248,7 +254,11 @@ func (t *nestedTx) Rollback() error {
 }
 
 // lentTx stands for the unit's own transaction.
-type lentTx struct{ conn *joinConn }
+type lentTx struct {
+	conn *joinConn
+	// handle knows whether it is the unit that ends it.
+	handle *handle
+}
 
 func (t *lentTx) Commit() error {
 	t.conn.unit = nil
@@ -259,7 +269,7 @@ func (t *lentTx) Commit() error {
 func (t *lentTx) Rollback() error {
 	u := t.conn.unit
 	t.conn.unit = nil
-	if !u.Over() {
+	if !u.Over() && !t.handle.freed.Load() {
 		u.fail(fmt.Errorf("%w: it was rolled back through its *sql.Tx", ErrOwned))
 	}
 	return nil

@@ -53,11 +53,17 @@ func (s *Store) AcquireLease(ctx context.Context, name, owner string, ttl time.D
 }
 
 func checkLeaseNames(name, owner string) error {
-	for _, v := range [...]string{name, owner} {
-		if v == "" || len(v) > MaxIdentity || !plainName(v) {
-			return fmt.Errorf("store: the name and the owner of a lease must be 1 to %d visible ASCII characters "+
-				"without quotes and backslashes, not %q", MaxIdentity, Identity(v))
-		}
+	if err := CheckLeaseName(name); err != nil {
+		return err
+	}
+	return CheckLeaseName(owner)
+}
+
+// CheckLeaseName says what is wrong with the name of a lease or of its owner.
+func CheckLeaseName(name string) error {
+	if name == "" || len(name) > MaxIdentity || !plainName(name) {
+		return fmt.Errorf("store: the name and the owner of a lease must be 1 to %d visible ASCII characters "+
+			"without quotes and backslashes, not %q", MaxIdentity, Identity(name))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -66,6 +67,8 @@ type handle struct {
 	once sync.Once
 	tx   *sqlx.Tx
 	err  error
+	// freed: the unit is ending it, not the handler.
+	freed atomic.Bool
 }
 
 func newUnit(ctx context.Context, s *Store) *Unit {
@@ -279,6 +282,7 @@ func (u *Unit) finish(why error) []func() {
 // free ends the handle, not the transaction, which is the unit's.
 func (h *handle) free() {
 	h.once.Do(func() {})
+	h.freed.Store(true)
 	if h.tx != nil {
 		_ = h.tx.Rollback()
 	}

@@ -68,7 +68,9 @@ func New(u *url.URL) *Redactor {
 		case len(secret) >= minPlainSecret:
 			pairs = append(pairs, secret, redacted)
 		default:
-			r.short = append(r.short, regexp.MustCompile(`(^|[^A-Za-z0-9])`+regexp.QuoteMeta(secret)+`($|[^A-Za-z0-9])`))
+			// A pattern must be UTF-8; what isn't stands in messages in its quoted form.
+			quoted := regexp.QuoteMeta(strings.ToValidUTF8(secret, "\uFFFD"))
+			r.short = append(r.short, regexp.MustCompile(`(^|[^A-Za-z0-9])`+quoted+`($|[^A-Za-z0-9])`))
 		}
 	}
 	r.plain = strings.NewReplacer(pairs...)
