@@ -82,46 +82,36 @@ func (s *slowness) reach(ctx context.Context, name string) {
 	}
 }
 
-// A consumer that is alive keeps what it works on, however long that takes.
-func TestCrashLiveConsumerKeepsItsMessagesOnTheEmbeddedBroker(t *testing.T) {
+// The embedded broker gives nothing away while its consumer lives, but one that
+// is starved of time may fail to say so. However many deadlines pass, and whether
+// or not the message is delivered again, the effect must happen once.
+func TestCrashSlowHandlerOnTheEmbeddedBrokerTakesEffectOnce(t *testing.T) {
 	t.Parallel()
+	const deadline = 200 * time.Millisecond
 	c := combinations(t)[0]
-	c.options += "&ack_deadline=200ms"
+	c.options += "&ack_deadline=" + deadline.String()
 	s := newStory(t, c)
 	s.FailOneIn, s.repeats = 0, false
 
-	var mu sync.Mutex
-	deliveries := map[string]int{}
-	began := make(chan struct{})
-	release := make(chan struct{})
+	began, release := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	reach := func(ctx context.Context, name string) {
-		change, _ := ctx.Value(traceKey{}).(stockChanged)
-		switch name {
-		case delivered:
-			mu.Lock()
-			defer mu.Unlock()
-			deliveries[message.HandlerNameFromCtx(ctx)+change.Change]++
-		case stockUpdated:
+	reach := func(_ context.Context, name string) {
+		if name == stockUpdated {
 			once.Do(func() { close(began) })
 			<-release
 		}
 	}
-	stopFirst := s.start(t, reach)
-	stopSecond := s.start(t, reach)
+	stops := []func(){s.start(t, reach), s.start(t, reach)}
 	require.NoError(t, s.send(t.Context(), 3))
 	<-began
-	const deadlines = 5
 	held := time.Now()
-	testenv.Eventually(t, time.Minute, 50*time.Millisecond, func() (bool, string) {
-		return time.Since(held) > deadlines*200*time.Millisecond, fmt.Sprint(time.Since(held))
+	testenv.Eventually(t, time.Minute, deadline/4, func() (bool, string) {
+		return time.Since(held) > 5*deadline, fmt.Sprintf("held for %v", time.Since(held))
 	})
 	close(release)
 	s.drain(t)
-	stopFirst()
-	stopSecond()
-	s.requireRight(t)
-	for message, n := range deliveries {
-		require.Equal(t, 1, n, message)
+	for _, stop := range stops {
+		stop()
 	}
+	s.requireRight(t)
 }
