@@ -172,7 +172,7 @@ func (s *Store) schemaVersion(ctx context.Context) (int64, error) {
 	case err == nil:
 		return version.Int64, nil
 	case s.dialect.missingTable(err):
-		return 0, fmt.Errorf("%w: there is no table %s: run `headrace migrate up` or set store.Config.Migrate",
+		return 0, fmt.Errorf("%w: there is no table %s: run `headrace migrate up` or set Migrate in the Config",
 			ErrSchemaMissing, s.names.migrations)
 	}
 	return 0, fmt.Errorf("store: read the schema's version: %w", err)
