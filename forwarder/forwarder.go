@@ -63,11 +63,7 @@ func New(st *store.Store, destinations map[string]message.Publisher, cfg Config)
 		closing:  make(chan struct{}),
 		finished: make(chan struct{}),
 		poll:     make(chan struct{}, 1),
-	}
-	for _, hook := range cfg.Hooks {
-		if h, ok := hook.(PublishHook); ok {
-			f.hooks = append(f.hooks, h)
-		}
+		hooks:    store.HooksOf[PublishHook](cfg.Hooks),
 	}
 	return f, nil
 }

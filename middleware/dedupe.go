@@ -161,7 +161,7 @@ func NewDedupe(st *store.Store, cfg DedupeConfig) (*Dedupe, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Dedupe{store: st, cfg: cfg, hooks: hooksOf[VerdictHook](cfg.Hooks)}, nil
+	return &Dedupe{store: st, cfg: cfg, hooks: store.HooksOf[VerdictHook](cfg.Hooks)}, nil
 }
 
 // Middleware protects h. Within it, the message's context carries the unit of

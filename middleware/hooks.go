@@ -42,13 +42,3 @@ type PurgeStats struct {
 	Interrupted string
 	Err         error
 }
-
-func hooksOf[T any](hooks []any) []T {
-	var found []T
-	for _, h := range hooks {
-		if t, ok := h.(T); ok {
-			found = append(found, t)
-		}
-	}
-	return found
-}

@@ -129,7 +129,7 @@ func NewPurge(st *store.Store, cfg PurgeConfig) (*Purge, error) {
 	}
 	return &Purge{
 		store: st, cfg: cfg, schedule: schedule,
-		owner: "purge-" + uuid.NewString(), hooks: hooksOf[PurgeHook](cfg.Hooks),
+		owner: "purge-" + uuid.NewString(), hooks: store.HooksOf[PurgeHook](cfg.Hooks),
 	}, nil
 }
 

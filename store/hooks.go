@@ -37,8 +37,8 @@ type TxStats struct {
 	Err error
 }
 
-// hooksOf picks those hooks that implement T.
-func hooksOf[T any](hooks []any) []T {
+// HooksOf picks those hooks that implement T, in their order.
+func HooksOf[T any](hooks []any) []T {
 	var found []T
 	for _, h := range hooks {
 		if t, ok := h.(T); ok {

@@ -175,7 +175,7 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 		dialect: cfg.Dialect,
 		cfg:     cfg,
 		names:   tables,
-		txHooks: hooksOf[TxHook](cfg.Hooks),
+		txHooks: HooksOf[TxHook](cfg.Hooks),
 	}
 	if cfg.Dialect == SQLite {
 		s.writer = make(chan struct{}, 1)
