@@ -34,21 +34,27 @@ func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error 
 	return nil
 }
 
-// CountVerdictLog counts the log of a consumer by verdict.
-func (s *Store) CountVerdictLog(ctx context.Context, consumer string) (map[Verdict]int64, error) {
-	var counts []InboxCount
+// VerdictLogCount is one line of CountVerdictLog.
+type VerdictLogCount struct {
+	Consumer string  `db:"consumer" json:"consumer"`
+	Verdict  Verdict `db:"verdict"  json:"verdict"`
+	// Observed: the verdicts had no effect.
+	Observed bool  `db:"observed" json:"observed"`
+	Count    int64 `db:"n"        json:"count"`
+}
+
+// CountVerdictLog counts the log by consumer and verdict, those that were only
+// observed by themselves. It reads the whole table.
+func (s *Store) CountVerdictLog(ctx context.Context) ([]VerdictLogCount, error) {
+	var counts []VerdictLogCount
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &counts, s.dialect.rebind("SELECT consumer, verdict, count(*) AS n FROM "+
-			s.names.verdictLog+" WHERE consumer = ? GROUP BY consumer, verdict"), Identity(consumer))
+		return conn.SelectContext(ctx, &counts, "SELECT consumer, verdict, observed, count(*) AS n FROM "+s.names.verdictLog+
+			" GROUP BY consumer, verdict, observed ORDER BY consumer, verdict, observed")
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: count verdict log: %w", err)
 	}
-	byVerdict := map[Verdict]int64{}
-	for _, c := range counts {
-		byVerdict[c.Verdict] = c.Count
-	}
-	return byVerdict, nil
+	return counts, nil
 }
 
 // PurgeVerdictLog deletes up to limit entries of a consumer that are older than

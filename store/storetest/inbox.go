@@ -182,9 +182,14 @@ func verdictLog(t *testing.T, b *bundle) {
 		}
 		return nil
 	}))
-	counts, err := st.CountVerdictLog(t.Context(), "a")
+	ofB := store.VerdictLogCount{Consumer: "b", Verdict: store.Duplicate, Count: 1}
+	counts, err := st.CountVerdictLog(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, map[store.Verdict]int64{store.Duplicate: 2, store.Stale: 1}, counts)
+	require.Equal(t, []store.VerdictLogCount{
+		{Consumer: "a", Verdict: store.Duplicate, Count: 2},
+		{Consumer: "a", Verdict: store.Stale, Observed: true, Count: 1},
+		ofB,
+	}, counts)
 
 	purged, err := st.PurgeVerdictLog(t.Context(), "a", time.Hour, 10)
 	require.NoError(t, err)
@@ -195,7 +200,7 @@ func verdictLog(t *testing.T, b *bundle) {
 	purged, err = st.PurgeVerdictLog(t.Context(), "a", -time.Hour, 10)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, purged)
-	counts, err = st.CountVerdictLog(t.Context(), "b")
+	counts, err = st.CountVerdictLog(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, map[store.Verdict]int64{store.Duplicate: 1}, counts, "another consumer's stay")
+	require.Equal(t, []store.VerdictLogCount{ofB}, counts, "another consumer's stay")
 }
