@@ -120,7 +120,7 @@ func TestWrongUsageExitsWithTwoAndSaysWhatIsRight(t *testing.T) {
 		"no database":          {[]string{"status"}, "pass --db URL or set HEADRACE_DB"},
 		"no database to print": {[]string{"migrate", "print"}, "--dialect postgres, mysql or sqlite"},
 		"unknown command":      {[]string{"migrat"}, "unknown command"},
-		"unknown flag":         {[]string{"status", "--verbose"}, "unknown flag: --verbose"},
+		"unknown flag":         {[]string{"status", "--loud"}, "unknown flag: --loud"},
 		"argument":             {[]string{"status", "now"}, `unknown command "now"`},
 		"half a command":       {[]string{"migrate"}, "up, down, status or print"},
 		"unknown subcommand":   {[]string{"migrate", "sideways"}, `unknown command "sideways"`},

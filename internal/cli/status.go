@@ -1,11 +1,8 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +23,17 @@ const defaultMaxAge = 5 * time.Minute
 
 func (a *app) status() *cobra.Command {
 	var l limits
+	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what waits in the outbox, what the inbox holds, and who owns what",
-		Long: `Show what waits in the outbox, what the inbox holds by consumer and verdict, and
-who holds which lease. It counts whole tables, so it takes a while on large ones.
+		Long: `Show what waits in the outbox; what the inbox holds by consumer and verdict; which
+deliveries were repeats of messages in it, and so were skipped; and which process
+relays which of the outbox's partitions. It counts whole tables, so it takes a
+while on large ones.
+
+Processes that died more than ` + rounded(longDead) + ` ago are left out, unless --verbose or --json is
+given, which list every lease by itself.
 
 With --check, or any of the --max flags, the exit status is 1 when a limit is
 exceeded.`,
@@ -39,10 +42,11 @@ exceeded.`,
 			for _, name := range []string{"max-age", "max-unsent", "max-failing"} {
 				l.check = l.check || cmd.Flags().Changed(name)
 			}
-			return a.with(cmd.Context(), false, func(s *session) error { return s.status(cmd.Context(), l) })
+			return a.with(cmd.Context(), false, func(s *session) error { return s.status(cmd.Context(), l, verbose) })
 		},
 	}
 	flags := cmd.Flags()
+	flags.BoolVarP(&verbose, "verbose", "v", false, "list every lease instead of a line for each owner")
 	flags.BoolVar(&l.check, "check", false, "exit with 1 when a limit is exceeded")
 	flags.DurationVar(&l.maxAge, "max-age", defaultMaxAge, "how long the oldest unsent message may have waited")
 	flags.Int64Var(&l.maxUnsent, "max-unsent", -1, "how many messages may be unsent; -1 for any number")
@@ -55,7 +59,9 @@ type statusJSON struct {
 	Database string      `json:"database"`
 	Outbox   outboxJSON  `json:"outbox"`
 	Inbox    []inboxJSON `json:"inbox"`
-	Leases   []leaseJSON `json:"leases"`
+	// Repeats are deliveries of messages that the inbox knew already.
+	Repeats []repeatsJSON `json:"repeats"`
+	Leases  []leaseJSON   `json:"leases"`
 	// Problems are the limits that are exceeded, when asked for.
 	Problems []string `json:"problems"`
 }
@@ -88,18 +94,15 @@ type inboxJSON struct {
 	Count int64 `json:"count"`
 }
 
-type leaseJSON struct {
-	Name  string `json:"name"`
-	Owner string `json:"owner"`
-	Epoch int64  `json:"epoch"`
-	// Live: it has an owner and is not over.
-	Live             bool    `json:"live"`
-	ExpiresInSeconds float64 `json:"expires_in_seconds"`
-
-	expiresIn time.Duration
+type repeatsJSON struct {
+	Consumer string `json:"consumer"`
+	Verdict  string `json:"verdict"`
+	// Observed: the verdict was only recorded, and the handler ran again.
+	Observed bool  `json:"observed"`
+	Count    int64 `json:"count"`
 }
 
-func (s *session) status(ctx context.Context, l limits) error {
+func (s *session) status(ctx context.Context, l limits, verbose bool) error {
 	st, err := s.store(ctx)
 	if err != nil {
 		return err
@@ -115,7 +118,7 @@ func (s *session) status(ctx context.Context, l limits) error {
 	if s.app.json {
 		err = s.app.printJSON(result)
 	} else {
-		err = s.app.write(result.String())
+		err = s.app.write(result.text(verbose))
 	}
 	if err == nil && len(result.Problems) > 0 {
 		err = errFound
@@ -124,9 +127,10 @@ func (s *session) status(ctx context.Context, l limits) error {
 }
 
 func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, error) {
-	result := statusJSON{Database: s.url.Name, Inbox: []inboxJSON{}, Problems: []string{}}
+	result := statusJSON{Database: s.url.Name, Inbox: []inboxJSON{}, Repeats: []repeatsJSON{}, Problems: []string{}}
 	var topics []store.OutboxCount
 	var inbox []store.InboxCount
+	var repeats []store.VerdictLogCount
 	err := s.app.progress("counting the outbox", func() (err error) {
 		topics, err = st.CountOutbox(ctx)
 		return err
@@ -134,6 +138,12 @@ func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, 
 	if err == nil {
 		err = s.app.progress("counting the inbox", func() (err error) {
 			inbox, err = st.CountInbox(ctx)
+			return err
+		})
+	}
+	if err == nil {
+		err = s.app.progress("counting the verdict log", func() (err error) {
+			repeats, err = st.CountVerdictLog(ctx)
 			return err
 		})
 	}
@@ -147,6 +157,9 @@ func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, 
 	result.Outbox = outboxOf(topics)
 	for _, c := range inbox {
 		result.Inbox = append(result.Inbox, inboxJSON{c.Consumer, string(c.Verdict), c.Verdict.Open(), c.Count})
+	}
+	for _, c := range repeats {
+		result.Repeats = append(result.Repeats, repeatsJSON{c.Consumer, string(c.Verdict), c.Observed, c.Count})
 	}
 	result.Leases = leasesOf(leases)
 	return result, nil
@@ -184,42 +197,19 @@ func (o outboxJSON) exceeds(l limits) []string {
 	return problems
 }
 
-func leasesOf(leases []store.Lease) []leaseJSON {
-	list := make([]leaseJSON, 0, len(leases))
-	for _, l := range leases {
-		list = append(list, leaseJSON{
-			Name: l.Name, Owner: l.Owner, Epoch: l.Epoch, Live: live(l),
-			ExpiresInSeconds: seconds(l.ExpiresIn), expiresIn: l.ExpiresIn,
-		})
-	}
-	slices.SortStableFunc(list, func(a, b leaseJSON) int {
-		aKind, aNumber := splitNumber(a.Name)
-		bKind, bNumber := splitNumber(b.Name)
-		return cmp.Or(cmp.Compare(aKind, bKind), cmp.Compare(aNumber, bNumber))
-	})
-	return list
-}
-
-func live(l store.Lease) bool { return l.Owner != "" && l.ExpiresIn > 0 }
-
-// splitNumber lets outbox/10 come after outbox/9.
-func splitNumber(name string) (string, int) {
-	kind, number, _ := strings.Cut(name, "/")
-	n, err := strconv.Atoi(number)
-	if err != nil {
-		return name, 0
-	}
-	return kind, n
-}
-
-// String is the result for people.
-func (r statusJSON) String() string {
+// text is the result for people.
+func (r statusJSON) text(verbose bool) string {
 	problems := make([]string, len(r.Problems))
 	for i, problem := range r.Problems {
 		problems[i] = "\nPROBLEM  " + problem + "\n"
 	}
-	return strings.Join([]string{r.Database, r.Outbox.String(), r.inboxText(), r.leasesText()}, "\n\n") + "\n" +
-		strings.Join(problems, "")
+	leases := ownersText
+	if verbose {
+		leases = leasesText
+	}
+	return strings.Join([]string{
+		r.Database, r.Outbox.String(), r.inboxText(), r.repeatsText(), leases(r.Leases),
+	}, "\n\n") + "\n" + strings.Join(problems, "")
 }
 
 func (o outboxJSON) String() string {
@@ -251,20 +241,17 @@ func (r statusJSON) inboxText() string {
 	return "INBOX\n" + strings.TrimSuffix(table(rows...), "\n")
 }
 
-func (r statusJSON) leasesText() string {
-	if len(r.Leases) == 0 {
-		return "LEASES  none"
+func (r statusJSON) repeatsText() string {
+	if len(r.Repeats) == 0 {
+		return "REPEATS  none"
 	}
-	rows := [][]string{{"NAME", "OWNER", "EPOCH", "EXPIRES"}}
-	for _, l := range r.Leases {
-		owner, expires := l.Owner, "in "+rounded(l.expiresIn)
-		switch {
-		case owner == "":
-			owner, expires = "nobody", "given back"
-		case !l.Live:
-			expires = "expired " + rounded(-l.expiresIn) + " ago"
+	rows := [][]string{{"CONSUMER", "VERDICT", "DELIVERIES"}}
+	for _, c := range r.Repeats {
+		verdict := c.Verdict
+		if c.Observed {
+			verdict += " (observed only)"
 		}
-		rows = append(rows, []string{l.Name, owner, number(l.Epoch), expires})
+		rows = append(rows, []string{c.Consumer, verdict, number(c.Count)})
 	}
-	return "LEASES\n" + strings.TrimSuffix(table(rows...), "\n")
+	return "REPEATS\n" + strings.TrimSuffix(table(rows...), "\n")
 }

@@ -71,20 +71,37 @@ func busy(t *testing.T, kind, url string) *sql.DB {
 	remember(t, st, "stock.on-change", store.Applied, "a", "b")
 	remember(t, st, "stock.on-change", store.Parked, "c")
 	remember(t, st, "billing.on-change", store.Applied, "a")
-	for _, name := range []string{"outbox/10", "outbox/9", "purge/stock"} {
-		_, ok, err := st.AcquireLease(t.Context(), name, "host-1", time.Minute)
-		require.NoError(t, err)
-		require.True(t, ok)
+	repeat(t, st,
+		store.VerdictLogRow{Consumer: "stock.on-change", MessageID: "a", Verdict: store.Duplicate},
+		store.VerdictLogRow{Consumer: "stock.on-change", MessageID: "a", Verdict: store.Duplicate},
+		store.VerdictLogRow{Consumer: "billing.on-change", MessageID: "a", Verdict: store.Duplicate, Observed: true})
+	for _, name := range []string{"forwarder/host-1", "outbox/10", "outbox/9", "outbox/5", "purge/stock"} {
+		lease(t, st, name, "host-1", time.Minute)
 	}
-	over, ok, err := st.AcquireLease(t.Context(), "outbox/1", "host-2", -time.Minute)
-	require.NoError(t, err)
-	require.True(t, ok)
-	require.Equal(t, "host-2", over.Owner)
-	returned, ok, err := st.AcquireLease(t.Context(), "outbox/2", "host-3", time.Minute)
-	require.NoError(t, err)
-	require.True(t, ok)
-	require.NoError(t, st.ReleaseLease(t.Context(), returned))
+	for _, name := range []string{"forwarder/host-2", "outbox/1"} { // has just died
+		lease(t, st, name, "host-2", -10*time.Second)
+	}
+	lease(t, st, "forwarder/host-4", "host-4", -5*time.Minute)
+	require.NoError(t, st.ReleaseLease(t.Context(), lease(t, st, "outbox/2", "host-3", time.Minute)))
 	return db
+}
+
+func repeat(t *testing.T, st *store.Store, rows ...store.VerdictLogRow) {
+	t.Helper()
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+		for _, row := range rows {
+			require.NoError(t, st.LogVerdict(ctx, tx, row))
+		}
+		return nil
+	}))
+}
+
+func lease(t *testing.T, st *store.Store, name, owner string, ttl time.Duration) store.Lease {
+	t.Helper()
+	taken, ok, err := st.AcquireLease(t.Context(), name, owner, ttl)
+	require.NoError(t, err)
+	require.True(t, ok)
+	return taken
 }
 
 const busyText = `DB
@@ -100,16 +117,34 @@ billing.on-change  applied  1
 stock.on-change  applied  2
 stock.on-change  parked (open)  1
 
+REPEATS
+CONSUMER  VERDICT  DELIVERIES
+billing.on-change  duplicate (observed only)  1
+stock.on-change  duplicate  2
+
+LEASES
+OWNER  PARTITIONS  OTHER LEASES  EXPIRES
+host-1  3 of 16: 5, 9-10  purge/stock  in AGE
+host-2  none  expired AGE ago
+nobody  13 of 16: 0-4, 6-8, 11-15
+1 owner died more than AGE ago (--verbose shows all leases)
+`
+
+const verboseLeases = `
 LEASES
 NAME  OWNER  EPOCH  EXPIRES
+forwarder/host-1  host-1  1  in AGE
+forwarder/host-2  host-2  1  expired AGE ago
+forwarder/host-4  host-4  1  expired AGE ago
 outbox/1  host-2  1  expired AGE ago
 outbox/2  nobody  1  given back
+outbox/5  host-1  1  in AGE
 outbox/9  host-1  1  in AGE
 outbox/10  host-1  1  in AGE
 purge/stock  host-1  1  in AGE
 `
 
-func TestStatusShowsOutboxInboxAndLeases(t *testing.T) {
+func TestStatusShowsOutboxInboxRepeatsAndLeases(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(on database) {
 		t, kind, url := on.T, on.kind, on.url
@@ -119,6 +154,9 @@ func TestStatusShowsOutboxInboxAndLeases(t *testing.T) {
 		require.Equal(t, busyText, steady(term.out.String(), url))
 		require.Empty(t, term.err.String())
 
+		require.Equal(t, exitOK, term.run(t, "status", "--verbose", "--db", url), term.err.String())
+		require.Contains(t, steady(term.out.String(), url), verboseLeases)
+
 		got := result[statusJSON](t, exitOK, "status", "--db", url)
 		require.EqualValues(t, 3, got.Outbox.Unsent)
 		require.EqualValues(t, 1, got.Outbox.Failing)
@@ -126,11 +164,15 @@ func TestStatusShowsOutboxInboxAndLeases(t *testing.T) {
 		require.Len(t, got.Outbox.Topics, 2)
 		require.Equal(t, "broker said:\n\tno", got.Outbox.Topics[1].LastError)
 		require.Equal(t, inboxJSON{"stock.on-change", "parked", true, 1}, got.Inbox[2])
-		require.Len(t, got.Leases, 5)
-		require.False(t, got.Leases[0].Live)
-		require.Negative(t, got.Leases[0].ExpiresInSeconds)
-		require.True(t, got.Leases[3].Live)
-		require.InDelta(t, 60, got.Leases[3].ExpiresInSeconds, 59)
+		require.Equal(t, []repeatsJSON{
+			{"billing.on-change", "duplicate", true, 1},
+			{"stock.on-change", "duplicate", false, 2},
+		}, got.Repeats)
+		require.Len(t, got.Leases, 9, "JSON leaves nothing out")
+		require.False(t, got.Leases[1].Live)
+		require.Negative(t, got.Leases[1].ExpiresInSeconds)
+		require.True(t, got.Leases[0].Live)
+		require.InDelta(t, 60, got.Leases[0].ExpiresInSeconds, 59)
 		require.Empty(t, got.Problems)
 	})
 }
@@ -142,10 +184,11 @@ func TestStatusOfAnIdleService(t *testing.T) {
 		migrated(t, kind, url)
 		var term terminal
 		require.Equal(t, exitOK, term.run(t, "status", "--check", "--db", url), term.err.String())
-		require.Equal(t, "DB\n\nOUTBOX  nothing unsent\n\nINBOX  empty\n\nLEASES  none\n", steady(term.out.String(), url))
+		require.Equal(t, "DB\n\nOUTBOX  nothing unsent\n\nINBOX  empty\n\nREPEATS  none\n\n"+noLeases+"\n",
+			steady(term.out.String(), url))
 
 		require.Equal(t, exitOK, term.run(t, "status", "--json", "--db", url), term.err.String())
-		require.JSONEq(t, `{"database": "DB", "inbox": [], "leases": [], "problems": [],
+		require.JSONEq(t, `{"database": "DB", "inbox": [], "repeats": [], "leases": [], "problems": [],
 			"outbox": {"unsent": 0, "failing": 0, "oldest_age_seconds": 0, "topics": []}}`, steady(term.out.String(), url))
 	})
 }
