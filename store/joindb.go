@@ -201,7 +201,7 @@ func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 	if err := u.allowsIsolation(sql.IsolationLevel(opts.Isolation)); err != nil {
 		return nil, err
 	}
-	sp, err := u.openSavepoint(ctx, false)
+	sp, err := u.openSavepoint(ctx, nil, false)
 	if err != nil {
 		return nil, err
 	}

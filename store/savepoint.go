@@ -21,16 +21,30 @@ type savepoint struct {
 	// scoped: everything that happens while it is open belongs to it. A nested
 	// transaction of JoinDB isn't scoped: only its own statements do.
 	scoped bool
+	// parent is the nested transaction that it was begun in by way of that one, nil
+	// when it was begun beside what else is open.
+	parent *savepoint
 
 	// Guarded by the unit's mutex. ended: it was committed or rolled back itself.
 	state savepointState
 	ended bool
-	// others counts writes since its opening that did not come through it and
-	// that its rollback would undo with its own.
-	others                    int
+	writeCounts
+	// below holds the counts of the savepoints below it as they were when it was
+	// opened: its rollback undoes what was counted since.
+	below                     []writeCounts
 	beforeCommit, afterCommit int
 	failedBefore              error
 	errorBefore               error
+}
+
+// writeCounts are of writes since a savepoint's opening.
+type writeCounts struct {
+	// own came through it, or through a child of it that was committed.
+	own int
+	// others are somebody else's who takes them for granted: they came through no
+	// nested transaction, or through one that was committed. Its rollback would
+	// undo them with its own.
+	others int
 }
 
 type savepointState int
@@ -43,7 +57,7 @@ const (
 	savepointUndone
 )
 
-func (u *Unit) openSavepoint(ctx context.Context, scoped bool) (*savepoint, error) {
+func (u *Unit) openSavepoint(ctx context.Context, parent *savepoint, scoped bool) (*savepoint, error) {
 	if err := u.takeTurn(ctx); err != nil {
 		return nil, err
 	}
@@ -62,9 +76,12 @@ func (u *Unit) openSavepoint(ctx context.Context, scoped bool) (*savepoint, erro
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	sp := &savepoint{
-		unit: u, name: name, scoped: scoped,
+		unit: u, name: name, scoped: scoped, parent: parent,
 		beforeCommit: len(u.beforeCommit), afterCommit: len(u.afterCommit),
 		failedBefore: u.failed, errorBefore: u.firstError,
+	}
+	for _, lower := range u.stack {
+		sp.below = append(sp.below, lower.writeCounts)
 	}
 	u.stack = append(u.stack, sp)
 	return sp, nil
@@ -140,11 +157,11 @@ func (sp *savepoint) rollback(ctx context.Context) error {
 			"end them in the reverse order")
 		u.fail(err)
 		return err
-	case others > 0:
+	case others > 0 && !sp.scoped:
 		// Undoing them would lose what the rest of the unit counts on (a publish,
 		// for instance) without anyone being told.
-		err := fmt.Errorf("the rollback of a nested transaction would undo %d statements that were run beside it: "+
-			"run them through it, or before it begins", others)
+		err := fmt.Errorf("the rollback of a nested transaction would undo %d statements that were run beside it "+
+			"or in another nested transaction that was committed meanwhile: run them through it, or before it begins", others)
 		u.fail(err)
 		return err
 	}
@@ -173,23 +190,42 @@ func (sp *savepoint) pop(state savepointState) {
 	if at < 0 {
 		return
 	}
-	for _, ended := range u.stack[at:] {
+	popped := u.stack[at:]
+	u.stack = u.stack[:at]
+	for _, ended := range popped {
 		ended.state = state
 	}
-	u.stack = u.stack[:at]
+	if state == savepointUndone {
+		for i, lower := range u.stack {
+			lower.writeCounts = sp.below[i]
+		}
+		return
+	}
+	for _, ended := range popped {
+		u.countLocked(ended, ended.own)
+	}
 }
 
-// countWrite tells the savepoints that would undo a statement which isn't theirs.
+// countWrite counts a write through a savepoint or, with nil, through none.
 func (u *Unit) countWrite(via *savepoint) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.countLocked(via, 1)
+}
+
+// countLocked tells the savepoints that would undo writes which aren't theirs.
+// What lies below the one that they came through hears of them when that one is
+// committed: until then nobody takes them for granted.
+func (u *Unit) countLocked(via *savepoint, writes int) {
+	for via != nil && via.state != savepointOpen {
+		via = via.parent
+	}
 	for _, sp := range slices.Backward(u.stack) {
 		if sp == via {
+			sp.own += writes
 			return
 		}
-		if !sp.scoped {
-			sp.others++
-		}
+		sp.others += writes
 	}
 }
 
@@ -218,7 +254,7 @@ func Savepoint(ctx context.Context, fn func(ctx context.Context, tx Tx) error) e
 }
 
 func (u *Unit) savepoint(ctx context.Context, fn func(context.Context, Tx) error) error {
-	sp, err := u.openSavepoint(ctx, true)
+	sp, err := u.openSavepoint(ctx, nil, true)
 	if err != nil {
 		return err
 	}
@@ -270,19 +306,24 @@ func (u *Unit) unendedSince(sp *savepoint) error {
 type Nested struct{ sp *savepoint }
 
 // BeginNested opens a savepoint. Statements that run while it is open and don't
-// come through Exec, Query or Raw of its own would be undone by its Rollback, too;
-// then the Rollback fails and the unit can't be committed.
-func (u *Unit) BeginNested(ctx context.Context) (*Nested, error) {
-	sp, err := u.openSavepoint(ctx, false)
+// come through Raw of its own or of one begun in it would be undone by its
+// Rollback, too, as would those of another nested transaction that was begun after
+// it and has been committed; then the Rollback fails and the unit can't be
+// committed.
+func (u *Unit) BeginNested(ctx context.Context) (*Nested, error) { return u.beginNested(ctx, nil) }
+
+// BeginNested opens a savepoint within this one, whose Rollback undoes what the
+// inner one has committed.
+func (n *Nested) BeginNested(ctx context.Context) (*Nested, error) {
+	return n.sp.unit.beginNested(ctx, n.sp)
+}
+
+func (u *Unit) beginNested(ctx context.Context, parent *savepoint) (*Nested, error) {
+	sp, err := u.openSavepoint(ctx, parent, false)
 	if err != nil {
 		return nil, err
 	}
 	return &Nested{sp}, nil
-}
-
-// BeginNested opens a savepoint within this one.
-func (n *Nested) BeginNested(ctx context.Context) (*Nested, error) {
-	return n.sp.unit.BeginNested(ctx)
 }
 
 // Raw is Unit.Raw for a statement of the nested transaction.

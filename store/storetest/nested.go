@@ -20,6 +20,10 @@ func testNested(t *testing.T, h Harness) {
 		{"RolledBackAfterTheOneAroundCommitted", nestedLateRollback},
 		{"LeftOpen", nestedLeftOpen},
 		{"RollbackThatWouldUndoOthersWork", nestedOthers},
+		{"RollbackThatWouldUndoACommittedSibling", nestedSibling},
+		{"RollbackThatWouldUndoACommittedSiblingOfAnother", nestedSiblingBelow},
+		{"RollbackBesideWhatWasUndoneAlready", nestedUndoneBeside},
+		{"RollbackOfAParentUndoesItsChildren", nestedChildren},
 		{"StricterIsolationIsRefused", nestedIsolation},
 	})
 }
@@ -142,6 +146,92 @@ func nestedOthers(t *testing.T, b *bundle) {
 		require.NoError(t, insert(ctx, tx, 1))
 		return nested.Commit()
 	}), "a commit undoes nothing")
+	require.Equal(t, 1, b.things(t))
+}
+
+// Code that was told that its transaction is committed must not lose it because
+// other code's, which was begun earlier, is rolled back.
+func nestedSibling(t *testing.T, b *bundle) {
+	require.ErrorIs(t, nestedIn(t, b, func(_ context.Context, begin func() *sql.Tx) error {
+		older, later := begin(), begin()
+		add(t, b, older, 1)
+		add(t, b, later, 2)
+		add(t, b, later, 3)
+		require.NoError(t, later.Commit())
+		require.Error(t, older.Rollback())
+		return nil
+	}), store.ErrDoomed)
+	require.Zero(t, b.things(t))
+}
+
+// The released one's writes count for all that lie below it, also when it was
+// released as a part of another.
+func nestedSiblingBelow(t *testing.T, b *bundle) {
+	require.ErrorIs(t, nestedIn(t, b, func(_ context.Context, begin func() *sql.Tx) error {
+		oldest, older, later := begin(), begin(), begin()
+		add(t, b, later, 1)
+		require.NoError(t, older.Commit())
+		require.NoError(t, later.Commit())
+		require.ErrorContains(t, oldest.Rollback(), "would undo 1 statements")
+		return nil
+	}), store.ErrDoomed)
+	require.Zero(t, b.things(t))
+}
+
+func nestedUndoneBeside(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		begin := func() *sql.Tx {
+			tx, err := store.JoinDB(st).BeginTx(ctx, nil)
+			require.NoError(t, err)
+			return tx
+		}
+		older := begin()
+		add(t, b, older, 1)
+		reader := begin()
+		var n int
+		require.NoError(t, reader.QueryRowContext(ctx, "SELECT count(*) FROM things").Scan(&n))
+		require.NoError(t, reader.Commit())
+		later := begin()
+		add(t, b, later, 2)
+		require.NoError(t, later.Rollback())
+		require.ErrorIs(t, store.Savepoint(ctx, func(ctx context.Context, tx store.Tx) error {
+			require.NoError(t, insert(ctx, tx, 3))
+			inner := begin()
+			add(t, b, inner, 4)
+			require.NoError(t, inner.Commit())
+			return errBoom
+		}), errBoom)
+		require.NoError(t, older.Rollback(), "nothing is left that it would undo")
+		last := begin()
+		add(t, b, last, 5)
+		return last.Commit()
+	}))
+	require.Equal(t, 5, b.int(t, "SELECT sum(id) FROM things"))
+}
+
+func nestedChildren(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	// Only counted: what would be sent is a driver's own.
+	write := func(ctx context.Context, n *store.Nested) {
+		require.NoError(t, n.Raw(ctx, "INSERT", func(any) error { return nil }))
+	}
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+		u := store.CurrentUnit(ctx)
+		parent, err := u.BeginNested(ctx)
+		require.NoError(t, err)
+		child, err := parent.BeginNested(ctx)
+		require.NoError(t, err)
+		grandchild, err := child.BeginNested(ctx)
+		require.NoError(t, err)
+		write(ctx, grandchild)
+		require.NoError(t, child.Commit(ctx))
+		write(ctx, grandchild) // as a part of its parent
+		require.NoError(t, grandchild.Commit(ctx))
+		write(ctx, parent)
+		require.NoError(t, parent.Rollback(ctx))
+		return insert(ctx, tx, 1)
+	}))
 	require.Equal(t, 1, b.things(t))
 }
 
