@@ -55,4 +55,9 @@ type Capabilities struct {
 	// Backlog counts the messages of a topic that a group has not acked yet. It
 	// is nil when the broker can't tell.
 	Backlog func(ctx context.Context, topic, group string) (int64, error)
+
+	// Topic returns the same with the limits of one topic: its own MaxBody and
+	// RedeliveryWindow. Publish goes by the broker's. It is nil when topics have
+	// no limits of their own.
+	Topic func(ctx context.Context, topic string) (Capabilities, error)
 }

@@ -86,21 +86,26 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 		return nil, err
 	}
 
+	capabilities := brokers.Capabilities{
+		Name:             "kafka",
+		Groups:           true,
+		KeyOrder:         true,
+		Durable:          true,
+		MaxBody:          s.maxBody,
+		RedeliveryWindow: s.retention,
+		Backlog:          t.backlog,
+	}
+	capabilities.Topic = func(_ context.Context, topic string) (brokers.Capabilities, error) {
+		return t.limit(capabilities, topic)
+	}
+
 	return &brokers.Backend{
 		Publisher: pub,
 		Subscribe: func(group string) (message.Subscriber, error) {
 			return newSubscriber(s, t, group, cfg.Logger), nil
 		},
-		Check: s.check,
-		Capabilities: brokers.Capabilities{
-			Name:             "kafka",
-			Groups:           true,
-			KeyOrder:         true,
-			Durable:          true,
-			MaxBody:          s.maxBody,
-			RedeliveryWindow: s.retention,
-			Backlog:          t.backlog,
-		},
+		Check:        s.check,
+		Capabilities: capabilities,
 	}, nil
 }
 

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
+
+	"github.com/headrace-go/headrace/brokers"
 )
 
 // topics creates topics and answers questions about them. Each operation has a
@@ -76,6 +79,42 @@ func readClusterDefaults(s *settings) (d clusterDefaults, err error) {
 	}
 
 	return d, nil
+}
+
+// limit returns the cluster's capabilities with a topic's own settings.
+func (t *topics) limit(of brokers.Capabilities, topic string) (brokers.Capabilities, error) {
+	if err := checkTopic(topic); err != nil {
+		return of, err
+	}
+	var entries []sarama.ConfigEntry
+	err := t.with(func(_ sarama.Client, admin sarama.ClusterAdmin) (err error) {
+		entries, err = admin.DescribeConfig(sarama.ConfigResource{
+			Type: sarama.TopicResource, Name: topic,
+			ConfigNames: []string{"retention.ms", "cleanup.policy", "max.message.bytes"},
+		})
+		if err != nil {
+			return fmt.Errorf("describe: %w", err)
+		}
+		return nil
+	})
+	if err != nil {
+		return of, fmt.Errorf("settings of topic %q: %w", topic, err)
+	}
+	values := map[string]string{}
+	for _, entry := range entries {
+		values[entry.Name] = entry.Value
+	}
+	if n, err := strconv.ParseInt(values["retention.ms"], 10, 64); err == nil {
+		of.RedeliveryWindow = max(0, time.Duration(n)*time.Millisecond) // -1 is unlimited
+	}
+	if policy := values["cleanup.policy"]; policy != "" && !strings.Contains(policy, "delete") {
+		of.RedeliveryWindow = 0 // a compacted topic keeps each key's last message
+	}
+	if n, err := strconv.Atoi(values["max.message.bytes"]); err == nil {
+		of.MaxBody = max(1, n-batchOverhead-recordRoom)
+	}
+
+	return of, nil
 }
 
 // ensure makes sure that a topic exists and can be used at once.
