@@ -129,6 +129,7 @@ func TestWrongUsageExitsWithTwoAndSaysWhatIsRight(t *testing.T) {
 		"unknown dialect":      {[]string{"migrate", "print", "--dialect", "oracle"}, "store.Postgres"},
 		"bad prefix":           {[]string{"migrate", "print", "--dialect", "sqlite", "--prefix", "a-b"}, "letters, digits"},
 		"schema on SQLite":     {[]string{"migrate", "print", "--dialect", "sqlite", "--schema", "s"}, "SQLite has no schemas"},
+		"topic alone":          {[]string{"doctor", "--db", "sqlite:x", "--topic", "stock"}, "--broker URL too"},
 		"window alone":         {[]string{"doctor", "--db", "sqlite:x", "--window", "1h"}, "--broker URL too"},
 	} {
 		t.Run(name, func(t *testing.T) {

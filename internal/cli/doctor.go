@@ -18,12 +18,14 @@ const (
 	gradeOK   = "ok"
 	gradeWarn = "warn"
 	gradeFail = "fail"
+	// gradeSkip: the check was not made.
+	gradeSkip = "skip"
 )
 
 // finding is what one check found.
 type finding struct {
 	Check string `json:"check"`
-	// Status is ok, warn or fail.
+	// Status is ok, warn, fail or skip.
 	Status string `json:"status"`
 	// Cause says what is so; WayOut what to do about it, where there is something
 	// to do.
@@ -43,6 +45,10 @@ func fail(check, cause, wayOut string) finding {
 	return finding{Check: check, Status: gradeFail, Cause: cause, WayOut: wayOut}
 }
 
+func skip(check, cause, wayOut string) finding {
+	return finding{Check: check, Status: gradeSkip, Cause: cause, WayOut: wayOut}
+}
+
 // hint adds what could be better to a finding that is fine.
 func (f finding) hint(text string) finding {
 	f.WayOut = text
@@ -60,6 +66,7 @@ type doctorJSON struct {
 // examination is what a run of doctor was asked for.
 type examination struct {
 	broker string
+	topics []string
 	window time.Duration
 	maxAge time.Duration
 	strict bool
@@ -73,7 +80,9 @@ func (a *app) doctor() *cobra.Command {
 		Long: `Look for what would break Headrace's promises or slow it down: the schema, the
 database's version and settings, the clocks, the outbox and its owners; and, with
 --broker, whether messages are remembered for as long as the broker can deliver
-them again.
+them again. Topics may have settings of their own: name them with --topic.
+
+An arrow is advice: on a line that says ok, nothing is wrong without it.
 
 Settings are those of a session opened by --db: give it the options that your
 service's own connections have. Exit status 1 when a check fails.`,
@@ -82,11 +91,15 @@ service's own connections have. Exit status 1 when a check fails.`,
 			if cmd.Flags().Changed("window") && e.broker == "" {
 				return errors.New("--window is compared with a broker: pass --broker URL too")
 			}
+			if len(e.topics) > 0 && e.broker == "" {
+				return errors.New("--topic is one of a broker's: pass --broker URL too")
+			}
 			return a.with(cmd.Context(), false, func(s *session) error { return s.doctor(cmd.Context(), e) })
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&e.broker, "broker", "", "`URL` of a broker to compare the dedupe window with")
+	flags.StringSliceVar(&e.topics, "topic", nil, "`names` of topics whose own settings to look at (Kafka)")
 	flags.DurationVar(&e.window, "window", middleware.DefaultWindow,
 		"how long the service remembers messages (DedupeConfig.Window)")
 	flags.DurationVar(&e.maxAge, "max-age", defaultMaxAge, "how long the oldest unsent message may have waited")
@@ -100,7 +113,7 @@ func (s *session) doctor(ctx context.Context, e examination) error {
 		return err
 	}
 	// What is wrong with the question comes before what is wrong with the answer.
-	window, err := s.checkWindow(ctx, e)
+	broker, err := s.checkBroker(ctx, e)
 	if err != nil {
 		return err
 	}
@@ -111,7 +124,7 @@ func (s *session) doctor(ctx context.Context, e examination) error {
 	if schema.Status == gradeOK {
 		findings = append(findings, s.checkOutbox(ctx, e)...)
 	}
-	return s.report(e, append(findings, window...))
+	return s.report(e, append(findings, broker...))
 }
 
 func (s *session) report(e examination, findings []finding) error {
@@ -127,8 +140,8 @@ func (s *session) report(e examination, findings []finding) error {
 		if s.app.json {
 			return s.app.printJSON(result)
 		}
-		return s.app.write(fmt.Sprintf("%s\n\n%s\n%d ok, %s, %d failed\n", s.url.Name, listing(findings),
-			count[gradeOK], plural(count[gradeWarn], "warning"), count[gradeFail]))
+		return s.app.write(fmt.Sprintf("%s\n\n%s\n%d ok, %s, %d failed, %d skipped\n", s.url.Name, listing(findings),
+			count[gradeOK], plural(count[gradeWarn], "warning"), count[gradeFail], count[gradeSkip]))
 	}()
 	if err == nil && !result.Healthy {
 		err = errFound

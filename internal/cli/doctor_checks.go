@@ -2,14 +2,11 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/headrace-go/headrace/brokers"
-	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/store"
 )
@@ -168,47 +165,4 @@ func are(n int64) string {
 		return " is"
 	}
 	return " are"
-}
-
-// checkWindow compares how long the service remembers messages with how late the
-// broker can deliver one again. An error is one of usage.
-func (s *session) checkWindow(ctx context.Context, e examination) ([]finding, error) {
-	const check = "dedupe window"
-	if e.broker == "" {
-		return nil, nil
-	}
-	var broker *brokers.Broker
-	err := s.app.progress("connecting to the broker", func() (err error) {
-		broker, err = brokers.Open(ctx, e.broker, brokers.Config{Openers: all.Openers(), ConnectTimeout: s.app.connectTimeout})
-		return err
-	})
-	switch {
-	case errors.Is(err, brokers.ErrUnreachable):
-		return []finding{fail("broker", err.Error(), "start the broker, or correct --broker")}, nil
-	case err != nil:
-		return nil, err
-	}
-	defer broker.Close() //nolint:errcheck // nothing was sent or received
-	found := ok(check, fmt.Sprintf("messages are remembered for %s, and %s delivers none again after %s",
-		days(e.window), broker.Name(), days(broker.Capabilities.RedeliveryWindow)))
-	switch late := broker.Capabilities.RedeliveryWindow; {
-	case late == 0:
-		found = warn(check, fmt.Sprintf("%s sets no bound on how late a copy may come, or doesn't say: "+
-			"one that comes after %s is handled again", broker.Name(), days(e.window)),
-			"make sure that messages are consumed, or expire, within the window")
-	case e.window < late:
-		found = fail(check, fmt.Sprintf("messages are remembered for %s, but %s can deliver a copy %s later: "+
-			"it would be handled again", days(e.window), broker.Name(), days(late)),
-			"raise DedupeConfig.Window and PurgeConfig.Window, or lower the broker's retention")
-	}
-	return []finding{found}, nil
-}
-
-// days writes whole days as such.
-func days(d time.Duration) string {
-	const day = 24 * time.Hour
-	if d >= day && d%day == 0 {
-		return plural(int64(d/day), "day")
-	}
-	return d.String()
 }
