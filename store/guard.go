@@ -68,7 +68,11 @@ func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes boo
 	u.settleRows()
 	start := time.Now()
 	err := f()
-	u.observe(ctx, query, time.Since(start), err)
+	took := time.Since(start)
+	if err != nil {
+		u.endIfGone(err)
+	}
+	u.observe(ctx, query, took, err)
 	if err != nil {
 		return u.explain(query, err)
 	}
@@ -201,8 +205,31 @@ func (u *Unit) waited(d time.Duration) {
 	u.stats.LockWait += d
 }
 
+// endIfGone asks SQLite after an error whether it has rolled the transaction back
+// by itself. A statement can tell it to (INSERT OR ROLLBACK, ON CONFLICT ROLLBACK,
+// RAISE(ROLLBACK)), and its error is a constraint's like any other. What the
+// handler sent next would be committed at once.
+func (u *Unit) endIfGone(cause error) {
+	if u.store.dialect != SQLite {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), u.store.cfg.CommitTimeout)
+	defer cancel()
+	_, err := u.session.Exec(ctx, "BEGIN", nil)
+	if err != nil && strings.Contains(err.Error(), "within a transaction") {
+		return
+	}
+	if err == nil {
+		_, _ = u.session.Exec(ctx, "ROLLBACK", nil) // an empty transaction
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.endLocked(cause)
+}
+
 // rowsFailed looks at an error that came while rows were read.
 func (u *Unit) rowsFailed(err error) {
+	u.endIfGone(err)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.firstError == nil {
