@@ -93,7 +93,9 @@ func (s *sender) sendLine(
 			return
 		}
 		if err := s.sendRow(ctx, row); err != nil {
-			broken.Add(1)
+			if row.Problem == nil { // which says nothing about the broker
+				broken.Add(1)
+			}
 			out.add(outcome{published: rows[:i], failed: []failure{{row, err}}, skipped: rows[i+1:]})
 			return
 		}

@@ -107,6 +107,9 @@ func (h *holds) failed(row store.OutboxRow, now time.Time) {
 	l.from, l.open = row.ID, false
 	l.until = now.Add(h.pause(l.failures))
 	h.lines[lineOf(row)] = l
+	if row.Problem != nil {
+		return // the row's own fault, whatever its route is like
+	}
 
 	r := h.routes[routeOf(row)]
 	r.failures++

@@ -40,8 +40,8 @@ type lateness struct {
 // lateBelow returns the lowest id up to after of a row that has not been read
 // yet, or 0.
 func (p *partition) lateBelow(ctx context.Context, after int64) (lowest int64, err error) {
-	if after == 0 || p.f.store.Dialect() == store.SQLite {
-		return 0, nil // nothing lies behind; one writer, whose ids are in order
+	if after <= 0 || p.f.store.Dialect() == store.SQLite {
+		return 0, nil // nothing written by the outbox lies behind; one writer, whose ids are in order
 	}
 	began := p.f.cfg.Clock.Now()
 	rows, err := p.f.store.OutboxBetween(ctx, p.number, min(p.late.above, after), after, lateLimit)

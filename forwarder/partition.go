@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -141,6 +142,10 @@ func (p *partition) drain(ctx context.Context) error {
 	return nil
 }
 
+// beforeAll is below every id, those of rows that foreign SQL numbered by hand
+// included.
+const beforeAll = math.MinInt64
+
 // startFrom returns the id to read after: the beginning when a rescan is due, the
 // first failed row when its pause is over, otherwise where reading has got to.
 func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole bool) {
@@ -149,8 +154,8 @@ func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole b
 	if p.rescanned.IsZero() || now.Sub(p.rescanned) >= interval || p.unsettled.Load() {
 		p.settle()
 		p.rescanned = now
-		p.holds.scan(0, now)
-		return 0, true
+		p.holds.scan(beforeAll, now)
+		return beforeAll, true
 	}
 	if from, _ := p.holds.due(now); from > 0 && from <= cursor {
 		p.settle()
@@ -185,7 +190,10 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	stats := PublishStats{
 		Partition: p.number, Published: len(out.published), Failed: len(out.failed),
 		Held: len(rows) - len(out.published) - len(out.failed),
-		Took: p.f.cfg.Clock.Since(began), OldestAge: began.Sub(rows[0].CreatedAt),
+		Took: p.f.cfg.Clock.Since(began),
+	}
+	if written := rows[0].CreatedAt; !written.IsZero() {
+		stats.OldestAge = began.Sub(written)
 	}
 	for _, hook := range p.f.hooks {
 		hook.OnPublish(stats)

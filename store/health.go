@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Schema is the state of Headrace's schema, and what this program makes of it.
@@ -110,30 +109,4 @@ func (s *Store) knownMigrations() ([]MigrationStatus, error) {
 		known[i] = MigrationStatus{Version: version, Name: name}
 	}
 	return known, nil
-}
-
-// PartitionCount says what waits in one partition of the outbox.
-type PartitionCount struct {
-	Partition int   `db:"partition_no" json:"partition"`
-	Unsent    int64 `db:"unsent"       json:"unsent"`
-	// OldestAge is how long the oldest row has been waiting, by the database's
-	// clock.
-	OldestAge time.Duration `db:"-"      json:"oldest_age"`
-	AgeMicros int64         `db:"age_us" json:"-"`
-}
-
-// CountOutboxPartitions says which partitions of the outbox have rows waiting.
-// It reads the whole table.
-func (s *Store) CountOutboxPartitions(ctx context.Context) ([]PartitionCount, error) {
-	var counts []PartitionCount
-	age := s.dialect.micros(s.dialect.now()) + " - min(" + s.dialect.micros("created_at") + ")"
-	err := s.db.SelectContext(ctx, &counts, "SELECT partition_no, count(*) AS unsent, "+age+" AS age_us FROM "+
-		s.names.outbox+" GROUP BY partition_no ORDER BY partition_no")
-	if err != nil {
-		return nil, fmt.Errorf("store: count outbox by partition: %w", err)
-	}
-	for i := range counts {
-		counts[i].OldestAge = time.Duration(counts[i].AgeMicros) * time.Microsecond
-	}
-	return counts, nil
 }

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/jmoiron/sqlx"
@@ -40,9 +39,10 @@ type OutboxRow struct {
 	// Attempts counts failed publishes, LastError says why the last one failed.
 	Attempts  int
 	LastError string
+	// CreatedAt is zero where foreign SQL wrote something that is no time.
 	CreatedAt time.Time
 	// Problem says why a row that was written by foreign SQL can't be published
-	// as it is: its metadata is no JSON object of strings. Metadata is then nil.
+	// as it is. It matches ErrContent. What can't be read is then left out.
 	Problem error
 }
 
@@ -66,9 +66,10 @@ const (
 // InsertOutbox writes rows, and sets their Partition, in the order given. The
 // commit of their unit of work wakes the process's forwarders.
 //
-// Errors match ErrContent when a row can't be stored as it is: its id, topic,
-// destination, key or metadata is not UTF-8 or holds a NUL, which no database
-// column and few brokers can carry, or is too long; then none is written.
+// Errors match ErrContent when a row can't be stored as it is: its id, topic or
+// destination is empty, its sequence negative, or one of them, its key or its
+// metadata is not UTF-8 or holds a NUL, which no database column and few brokers
+// can carry, or is too long; then none is written.
 func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
 	metadata := make([]string, len(rows))
 	partitions := make([]int, len(rows))
@@ -126,6 +127,9 @@ const (
 )
 
 func encodeMetadata(row OutboxRow) (string, error) {
+	if err := checkOutboxRow(row); err != nil {
+		return "", err
+	}
 	for _, field := range [...]struct {
 		what, value string
 		limit       int
@@ -135,9 +139,6 @@ func encodeMetadata(row OutboxRow) (string, error) {
 		{"destination", row.Destination, maxTopic},
 		{"key", row.Key, maxOutboxKey},
 	} {
-		if err := checkText(row, field.what, field.value); err != nil {
-			return "", err
-		}
 		if len(field.value) > field.limit {
 			return "", fmt.Errorf("%w: %s of message %q has %d bytes, at most %d fit", ErrContent, field.what,
 				Identity(row.MessageID), len(field.value), field.limit)
@@ -156,103 +157,6 @@ func encodeMetadata(row OutboxRow) (string, error) {
 	}
 	encoded, err := json.Marshal(row.Metadata)
 	return string(encoded), err
-}
-
-func checkText(row OutboxRow, what, v string) error {
-	if utf8.ValidString(v) && !strings.ContainsRune(v, 0) {
-		return nil
-	}
-	return fmt.Errorf("%w: %s of message %q is not UTF-8 or holds a NUL: put it in the payload, or encode it",
-		ErrContent, what, Identity(row.MessageID))
-}
-
-// ReadOutbox reads the rows of a partition with an id above after, in order: at
-// most limit, and no further row once their payloads exceed maxBytes. It is no
-// part of any transaction.
-func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limit, maxBytes int) ([]OutboxRow, error) {
-	query := s.dialect.rebind("SELECT id, message_id, destination, topic, message_key, sequence, payload, payload IS NULL, " +
-		"metadata, attempts, last_error, " + s.dialect.micros("created_at") + " FROM " + s.names.outbox +
-		" WHERE partition_no = ? AND id > ? ORDER BY id LIMIT ?")
-	var read []OutboxRow
-	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, partition, after, limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for size := 0; size <= maxBytes && rows.Next(); {
-			row, err := scanOutboxRow(rows)
-			if err != nil {
-				return err
-			}
-			row.Partition = partition
-			size += len(row.Payload)
-			read = append(read, row)
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: read outbox: %w", err)
-	}
-	return read, nil
-}
-
-// OutboxBetween reads where the rows of a partition go whose ids are above one
-// and at most another: id, destination, topic and key, the newest first and at
-// most limit.
-func (s *Store) OutboxBetween(ctx context.Context, partition int, above, upTo int64, limit int) ([]OutboxRow, error) {
-	query := s.dialect.rebind("SELECT id, destination, topic, message_key FROM " + s.names.outbox +
-		" WHERE partition_no = ? AND id > ? AND id <= ? ORDER BY id DESC LIMIT ?")
-	var read []OutboxRow
-	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, partition, above, upTo, limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			row, key := OutboxRow{Partition: partition}, sql.NullString{}
-			if err := rows.Scan(&row.ID, &row.Destination, &row.Topic, &key); err != nil {
-				return err
-			}
-			row.Key = key.String
-			read = append(read, row)
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: read outbox: %w", err)
-	}
-	return read, nil
-}
-
-func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
-	var (
-		row             OutboxRow
-		key, lastError  sql.NullString
-		sequence        sql.NullInt64
-		metadata        []byte
-		createdAtMicros int64
-		noPayload       bool
-	)
-	err := rows.Scan(&row.ID, &row.MessageID, &row.Destination, &row.Topic, &key, &sequence, &row.Payload, &noPayload,
-		&metadata, &row.Attempts, &lastError, &createdAtMicros)
-	if err != nil {
-		return OutboxRow{}, err
-	}
-	row.Key, row.LastError, row.Sequence = key.String, lastError.String, sequence.Int64
-	if row.Payload == nil && !noPayload { // SQLite's driver returns an empty value as nil
-		row.Payload = []byte{}
-	}
-	row.CreatedAt = timeFromMicros(createdAtMicros)
-	if err := json.Unmarshal(metadata, &row.Metadata); err != nil {
-		row.Metadata = nil
-		row.Problem = fmt.Errorf("%w: metadata of message %q is not a JSON object of strings: %w",
-			ErrContent, Identity(row.MessageID), err)
-	} else if row.Metadata == nil { // JSON's null
-		row.Metadata = map[string]string{}
-	}
-	return row, nil
 }
 
 // WaitingPartitions returns the partitions that have any row, in one cheap query.
@@ -334,37 +238,4 @@ func (s *Store) autocommit(ctx context.Context, query string, args ...any) (res 
 			return res, err
 		}
 	}
-}
-
-// OutboxCount says what waits in the outbox for one topic of one destination.
-type OutboxCount struct {
-	Destination string `db:"destination" json:"destination"`
-	Topic       string `db:"topic" json:"topic"`
-	Unsent      int64  `db:"unsent" json:"unsent"`
-	// Failing counts the rows that a publish has already failed for.
-	Failing int64 `db:"failing" json:"failing"`
-	// OldestAge is how long the oldest row has been waiting, by the database's
-	// clock.
-	OldestAge time.Duration `db:"-" json:"oldest_age"`
-	// LastError is one of the failing rows' errors.
-	LastError string `db:"last_error" json:"last_error,omitempty"`
-	AgeMicros int64  `db:"age_us" json:"-"`
-}
-
-// CountOutbox says what waits in the outbox. It reads the whole table.
-func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
-	var counts []OutboxCount
-	age := s.dialect.micros(s.dialect.now()) + " - min(" + s.dialect.micros("created_at") + ")"
-	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &counts, "SELECT destination, topic, count(*) AS unsent, "+
-			"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+age+
-			" AS age_us FROM "+s.names.outbox+" GROUP BY destination, topic ORDER BY destination, topic")
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: count outbox: %w", err)
-	}
-	for i := range counts {
-		counts[i].OldestAge = time.Duration(counts[i].AgeMicros) * time.Microsecond
-	}
-	return counts, nil
 }

@@ -77,7 +77,7 @@ func joinedRollback(t *testing.T, b *bundle) {
 	require.NoError(t, st.InTx(st.Join(t.Context(), tx), func(ctx context.Context, inner store.Tx) error {
 		_, _, err := st.InsertInbox(ctx, inbox("c", "m"))
 		require.NoError(t, err)
-		require.NoError(t, st.InsertOutbox(ctx, inner, []store.OutboxRow{{MessageID: "1"}}))
+		require.NoError(t, st.InsertOutbox(ctx, inner, []store.OutboxRow{{MessageID: "1", Destination: "d", Topic: "t"}}))
 		return insert(ctx, inner, 1)
 	}))
 	require.NoError(t, tx.Rollback())

@@ -134,7 +134,7 @@ func nestedOthers(t *testing.T, b *bundle) {
 		require.NoError(t, err)
 		var n int
 		require.NoError(t, store.JoinDB(st).QueryRowContext(ctx, "SELECT count(*) FROM things").Scan(&n), "reading is harmless")
-		require.NoError(t, st.InsertOutbox(ctx, tx, []store.OutboxRow{{MessageID: "1"}}))
+		require.NoError(t, st.InsertOutbox(ctx, tx, []store.OutboxRow{{MessageID: "1", Destination: "d", Topic: "t"}}))
 		require.ErrorContains(t, nested.Rollback(), "would undo 1 statements")
 		return nil
 	})

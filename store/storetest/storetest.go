@@ -60,6 +60,7 @@ func Run(t *testing.T, h Harness) {
 		{"Purge", testPurge},
 		{"Leases", testLeases},
 		{"Outbox", testOutbox},
+		{"OutboxForeign", testOutboxForeign},
 		{"Relay", testRelay},
 		{"Migrations", testMigrations},
 		{"Schema", testSchema},

@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS {{.VerdictLog}} (
     KEY {{.Prefix}}verdict_log_purge (consumer, created_at)
 ) ENGINE=InnoDB;
 
+-- Other programs may write here too. What could never be sent is refused at the
+-- insert, where its writer hears of it.
 CREATE TABLE IF NOT EXISTS {{.Outbox}} (
     partition_no SMALLINT NOT NULL,
     id           BIGINT NOT NULL AUTO_INCREMENT,
@@ -44,7 +46,14 @@ CREATE TABLE IF NOT EXISTS {{.Outbox}} (
     last_error   TEXT CHARACTER SET utf8mb4,
     created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     PRIMARY KEY (partition_no, id),
-    KEY {{.Prefix}}outbox_id (id)
+    KEY {{.Prefix}}outbox_id (id),
+    CONSTRAINT {{.Prefix}}outbox_partitions CHECK (partition_no BETWEEN 0 AND 15),
+    CONSTRAINT {{.Prefix}}outbox_addressed CHECK (message_id <> '' AND destination <> '' AND topic <> ''),
+    CONSTRAINT {{.Prefix}}outbox_numbers CHECK (sequence > 0 AND attempts >= 0),
+    CONSTRAINT {{.Prefix}}outbox_metadata CHECK (JSON_VALID(metadata)),
+    -- Dates with zeroes, which some servers take, make it NULL.
+    CONSTRAINT {{.Prefix}}outbox_created CHECK (
+        COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at), -1) >= 0)
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS {{.Leases}} (

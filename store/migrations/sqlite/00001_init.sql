@@ -30,6 +30,8 @@ CREATE TABLE {{.VerdictLog}} (
 CREATE INDEX {{.Prefix}}verdict_log_message ON {{.VerdictLog}} (consumer, message_id);
 CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (consumer, created_at);
 
+-- Other programs may write here too. What could never be sent is refused at the
+-- insert, where its writer hears of it. Columns take any type unless told.
 -- AUTOINCREMENT: an id must not come back after the last row was deleted.
 CREATE TABLE {{.Outbox}} (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -43,7 +45,13 @@ CREATE TABLE {{.Outbox}} (
     metadata     TEXT NOT NULL DEFAULT '{}',
     attempts     INTEGER NOT NULL DEFAULT 0,
     last_error   TEXT,
-    created_at   INTEGER NOT NULL DEFAULT ({{.Now}})
+    created_at   INTEGER NOT NULL DEFAULT ({{.Now}}),
+    CONSTRAINT {{.Prefix}}outbox_partitions CHECK (typeof(partition_no) = 'integer' AND partition_no BETWEEN 0 AND 15),
+    CONSTRAINT {{.Prefix}}outbox_addressed CHECK (message_id <> '' AND destination <> '' AND topic <> ''),
+    CONSTRAINT {{.Prefix}}outbox_numbers CHECK (
+        typeof(sequence) IN ('integer', 'null') AND sequence > 0 AND typeof(attempts) = 'integer' AND attempts >= 0),
+    CONSTRAINT {{.Prefix}}outbox_metadata CHECK (json_valid(metadata)),
+    CONSTRAINT {{.Prefix}}outbox_created CHECK (typeof(created_at) = 'integer' AND created_at >= 0)
 );
 CREATE INDEX {{.Prefix}}outbox_partition ON {{.Outbox}} (partition_no, id);
 

@@ -1,0 +1,89 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// OutboxCount says what waits in the outbox for one topic of one destination.
+type OutboxCount struct {
+	Destination string `db:"destination" json:"destination"`
+	Topic       string `db:"topic" json:"topic"`
+	Unsent      int64  `db:"unsent" json:"unsent"`
+	// Failing counts the rows that a publish has already failed for.
+	Failing int64 `db:"failing" json:"failing"`
+	// OldestAge is how long the oldest row has been waiting, by the database's
+	// clock.
+	OldestAge time.Duration `db:"-" json:"oldest_age"`
+	// LastError is one of the failing rows' errors.
+	LastError string `db:"last_error" json:"last_error,omitempty"`
+	AgeMicros int64  `db:"age_us" json:"-"`
+}
+
+// CountOutbox says what waits in the outbox. It reads the whole table.
+func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
+	var counts []OutboxCount
+	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &counts, "SELECT destination, topic, count(*) AS unsent, "+
+			"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+
+			s.outboxAge()+" AS age_us FROM "+s.names.outbox+" GROUP BY destination, topic ORDER BY destination, topic")
+	})
+	if err != nil {
+		return nil, fmt.Errorf("store: count outbox: %w", err)
+	}
+	for i := range counts {
+		counts[i].OldestAge = ageOf(counts[i].AgeMicros)
+	}
+	return counts, nil
+}
+
+// PartitionCount says what waits in one partition of the outbox.
+type PartitionCount struct {
+	Partition int   `db:"partition_no" json:"partition"`
+	Unsent    int64 `db:"unsent"       json:"unsent"`
+	// OldestAge is how long the oldest row has been waiting, by the database's
+	// clock.
+	OldestAge time.Duration `db:"-"      json:"oldest_age"`
+	AgeMicros int64         `db:"age_us" json:"-"`
+}
+
+// CountOutboxPartitions says which partitions of the outbox have rows waiting.
+// It reads the whole table.
+func (s *Store) CountOutboxPartitions(ctx context.Context) ([]PartitionCount, error) {
+	var counts []PartitionCount
+	err := s.db.SelectContext(ctx, &counts, "SELECT "+s.dialect.outboxPartitionNo()+
+		" AS partition_no, count(*) AS unsent, "+s.outboxAge()+" AS age_us FROM "+s.names.outbox+" GROUP BY 1 ORDER BY 1")
+	if err != nil {
+		return nil, fmt.Errorf("store: count outbox by partition: %w", err)
+	}
+	for i := range counts {
+		counts[i].OldestAge = ageOf(counts[i].AgeMicros)
+	}
+	return counts, nil
+}
+
+// outboxAge is the age of a group's oldest row in microseconds, 0 when none of
+// them says when it was written.
+func (s *Store) outboxAge() string {
+	return "coalesce(" + s.dialect.micros(s.dialect.now()) + " - min(" + s.dialect.outboxCreated() + "), 0)"
+}
+
+// outboxPartitionNo is -1 where foreign SQL wrote something that is no number and
+// got past the table's constraints. Nobody owns such a partition, and `headrace
+// doctor` says so.
+func (d Dialect) outboxPartitionNo() string {
+	if d == SQLite {
+		return "CASE typeof(partition_no) WHEN 'integer' THEN partition_no ELSE -1 END"
+	}
+	return "partition_no"
+}
+
+// ageOf is 0 for rows that foreign SQL dated ahead, and at most what a Duration
+// holds.
+func ageOf(micros int64) time.Duration {
+	return time.Duration(min(max(micros, 0), math.MaxInt64/1000)) * time.Microsecond
+}
