@@ -2,6 +2,7 @@ package headrace
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -46,6 +47,10 @@ type Config struct {
 	// remembered. Default 0: not known, not checked.
 	RedeliveryWindow time.Duration
 
+	// ConnectTimeout is how long New tries to reach a database that doesn't
+	// answer. Default 10 s (store.DefaultConnectTimeout).
+	ConnectTimeout time.Duration
+
 	// Logger gets what goes wrong, in all parts. Default: none.
 	Logger watermill.LoggerAdapter
 	// Hooks are told what happens, in all parts: store.TxHook,
@@ -66,6 +71,8 @@ func (c Config) validate() error {
 	case c.Service == "" && c.Dedupe.Service == "":
 		return errors.New("headrace: Config.Service is required: " +
 			"without it two services on one database would swallow each other's messages")
+	case c.ConnectTimeout < 0:
+		return fmt.Errorf("headrace: Config.ConnectTimeout must be positive, not %s", c.ConnectTimeout)
 	case c.Publisher == nil:
 		return errors.New("headrace: Config.Publisher is required: the application's own, which really sends")
 	case c.Destinations[forwarder.DefaultDestination] != nil:

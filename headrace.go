@@ -19,6 +19,7 @@
 package headrace
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -61,14 +62,18 @@ type Plugin struct {
 // Close.
 //
 // Errors are those of a wrong configuration, of store.Open (ErrSchemaMissing
-// where neither Config.Migrate is set nor `headrace migrate up` was run), and of
-// an unreachable database.
+// where neither Config.Migrate is set nor `headrace migrate up` was run), and
+// store.ErrUnreachable when the database has not answered within
+// Config.ConnectTimeout.
 func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 	if db == nil {
 		return nil, errors.New("headrace: New needs a *sql.DB")
 	}
 	if err := cfg.validate(); err != nil {
 		return nil, err
+	}
+	if err := store.Connect(ctx, db, cfg.ConnectTimeout); err != nil {
+		return nil, fmt.Errorf("headrace: service %q: %w", cmp.Or(cfg.Service, cfg.Dedupe.Service), err)
 	}
 	if cfg.Store.Dialect == "" {
 		dialect, err := store.DetectDialect(ctx, db)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/reach"
 )
 
 // Errors of Open and of a Broker's methods, to be matched with errors.Is.
@@ -74,14 +76,8 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	attempts := "attempts"
-	if e.Attempts == 1 {
-		attempts = "attempt"
-	}
-
-	return fmt.Sprintf("%v: %s: tried for %v (%d %s): %v; "+
-		"check the address and that it runs, or raise connect_timeout",
-		ErrUnreachable, e.Broker, e.Tried.Round(time.Millisecond), e.Attempts, attempts, e.Err)
+	return fmt.Sprintf("%v: %s: %s; check the address and that it runs, or raise connect_timeout",
+		ErrUnreachable, e.Broker, reach.Text(e.Tried, e.Attempts, e.Err))
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }

@@ -11,6 +11,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
 	"modernc.org/sqlite"
+
+	"github.com/headrace-go/headrace/internal/reach"
 )
 
 // ErrUnreachable is matched by every UnreachableError.
@@ -28,27 +30,17 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
-	attempts, wayOut := "attempts", "check the address and that it runs, or allow a longer connect timeout"
-	if e.Attempts == 1 {
-		attempts = "attempt"
-	}
+	wayOut := "check the address and that it runs, or allow a longer connect timeout"
 	if e.Refused {
 		wayOut = "check user, password, database and options in the URL"
 	}
-	return fmt.Sprintf("%v: %s: tried for %v (%d %s): %s; %s", ErrUnreachable, e.Database,
-		e.Tried.Round(time.Millisecond), e.Attempts, attempts, strings.Join(strings.Fields(e.Err.Error()), " "), wayOut)
+	return fmt.Sprintf("%v: %s: %s; %s", ErrUnreachable, e.Database, reach.Text(e.Tried, e.Attempts, e.Err), wayOut)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Is matches ErrUnreachable.
 func (*UnreachableError) Is(target error) bool { return target == ErrUnreachable }
-
-// First and longest wait between two attempts.
-const (
-	firstWait   = 50 * time.Millisecond
-	longestWait = time.Second
-)
 
 // Connect opens the database and waits until it answers, for timeout at most.
 // What another attempt can't change (a wrong password, an unknown database) ends
@@ -58,33 +50,14 @@ func (u *URL) Connect(ctx context.Context, timeout time.Duration) (*sql.DB, erro
 	if err != nil {
 		return nil, err
 	}
-	started := time.Now()
-	bounded, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	failed := &UnreachableError{Database: u.Name}
-	for wait := firstWait; ; wait = min(2*wait, longestWait) {
-		err := ping(bounded, db)
-		if err == nil {
-			return db, nil
-		}
-		failed.Attempts++
-		// The attempt that the deadline cut off knows less than the one before.
-		if failed.Err == nil || bounded.Err() == nil {
-			failed.Err = u.Redact(err)
-		}
-		failed.Refused = refused(err)
-		timer := time.NewTimer(wait)
-		if !failed.Refused {
-			select {
-			case <-timer.C:
-				continue
-			case <-bounded.Done():
-			}
-		}
-		timer.Stop()
-		failed.Tried = time.Since(started)
-		return nil, errors.Join(failed, db.Close())
+	failed := reach.Try(ctx, timeout, func(ctx context.Context) error { return ping(ctx, db) }, refused)
+	if failed == nil {
+		return db, nil
 	}
+	return nil, errors.Join(&UnreachableError{
+		Database: u.Name, Tried: failed.Tried, Attempts: failed.Attempts,
+		Refused: failed.Hopeless, Err: u.Redact(failed.Err),
+	}, db.Close())
 }
 
 // ping reads the schema too, because SQLite opens a file that is no database
