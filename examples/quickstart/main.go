@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"fmt"
 	"log"
 	"os"
 	"os/signal"
@@ -17,6 +18,7 @@ import (
 	"github.com/headrace-go/headrace"
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/kafka"
+	"github.com/headrace-go/headrace/middleware"
 )
 
 func main() {
@@ -29,7 +31,9 @@ func main() {
 	})
 	check(err)
 	logger := watermill.NewSlogLogger(nil)
-	hr, err := headrace.New(ctx, db, headrace.Config{Service: "shop", Publisher: broker.Publisher, Migrate: true, Logger: logger})
+	hr, err := headrace.New(ctx, db, headrace.Config{
+		Service: "shop", Publisher: broker.Publisher, Migrate: true, Logger: logger, Hooks: []any{printer{}},
+	})
 	check(err)
 	_, err = db.ExecContext(ctx, "CREATE TABLE IF NOT EXISTS orders (article text)")
 	check(err)
@@ -43,12 +47,17 @@ func main() {
 			return []*message.Message{message.NewMessage(watermill.NewUUID(), order.Payload)}, err
 		})
 
-	order := message.NewMessage(watermill.NewUUID(), []byte("a mill wheel"))
+	order := message.NewMessage(watermill.NewShortUUID(), []byte("a mill wheel"))
 	check(hr.Publisher().Publish("orders", order, order)) // the same order twice: one row, one invoice
 	check(router.Run(ctx))
 	check(hr.Close())
 	check(broker.Close())
 }
+
+// printer says what became of each delivery, when that is committed.
+type printer struct{}
+
+func (printer) OnVerdict(v middleware.Verdict) { fmt.Printf("order %s: %s\n", v.MessageID, v.Verdict) }
 
 func check(err error) {
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -60,7 +61,8 @@ func TestAnOrderThatComesTwiceTakesEffectOnce(t *testing.T) {
 
 	service := exec.CommandContext(t.Context(), program)
 	service.Env = append(os.Environ(), "DB="+url, "BROKER="+testenv.Kafka(t)+"?partitions=1")
-	service.Stderr = t.Output()
+	var said bytes.Buffer
+	service.Stdout, service.Stderr = &said, t.Output()
 	require.NoError(t, service.Start())
 	broker, err := brokers.Open(t.Context(), testenv.Kafka(t), brokers.Config{
 		Openers: map[string]brokers.Opener{"kafka": kafka.Open},
@@ -81,6 +83,7 @@ func TestAnOrderThatComesTwiceTakesEffectOnce(t *testing.T) {
 	require.NoError(t, service.Process.Signal(os.Interrupt))
 	require.NoError(t, service.Wait())
 
+	require.Regexp(t, `^order (\w+): applied\norder (\w+): duplicate\n$`, said.String())
 	var rows int
 	require.NoError(t, db.QueryRowContext(t.Context(), "SELECT count(*) FROM orders").Scan(&rows))
 	require.Equal(t, 1, rows)
