@@ -40,7 +40,7 @@ bench: ## Run the comparisons with their bars: make bench ONLY=name (all without
 .PHONY: demo
 demo: ## Show what gets lost and doubled without Headrace: make demo BROKER=kafka DB=postgres, or URLs
 	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER) $(DB)),$(WITH_BROKERS)) \
-		go run $(if $(BROKER)$(DB),,-tags embedded) ./examples/stock/demo $(if $(BROKER),-broker "$(BROKER)") $(if $(DB),-db "$(DB)")
+		echo "building…" && go run $(if $(BROKER)$(DB),,-tags embedded) ./examples/stock/demo $(if $(BROKER),-broker "$(BROKER)") $(if $(DB),-db "$(DB)") $(if $(SEED),-seed $(SEED))
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## Check style, formatting and common mistakes

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -48,7 +49,20 @@ type left struct {
 }
 
 func (l left) String() string {
-	return fmt.Sprintf("left: %d changes, %d follow-ups in the outbox, %d at the broker", l.Changes, l.Unsent, l.FollowUps)
+	var parts []string
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{
+		{l.Changes, "changes at the broker"},
+		{l.Unsent, "follow-ups in the outbox"},
+		{l.FollowUps, "follow-ups at the broker"},
+	} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	return "waiting for " + strings.Join(parts, ", ")
 }
 
 type event string
@@ -146,7 +160,7 @@ func awaitDrained(ctx context.Context, o orders, broker *brokers.Broker, c consu
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("stopped with %v: %w", remaining, ctx.Err())
+			return fmt.Errorf("stopped while %v: %w", remaining, ctx.Err())
 		case <-ticker.C:
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,29 @@ func TestTheDemoShowsDamageAndProtectsFromIt(t *testing.T) {
 			require.Contains(t, out.String(), "Headrace: everything once, nothing lost")
 		})
 	}
+}
+
+// What the README shows is a copied run: its numbers are that run's, its names
+// must be the program's.
+func TestTheREADMEShowsTheTableOfTheDemo(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../../../README.md")
+	require.NoError(t, err)
+	_, shown, ok := strings.Cut(string(readme), "```text\n")
+	require.True(t, ok)
+	shown, _, ok = strings.Cut(shown, "```\n")
+	require.True(t, ok)
+	var out bytes.Buffer
+	printTable(printer{&out}, newPlan(1, minChanges), map[side]*outcome{naive: {}, seenList: {}, protected: {}})
+	numbers := regexp.MustCompile(` +\d+\b`)
+	require.Equal(t, numbers.ReplaceAllString(strings.TrimSpace(out.String()), ""),
+		numbers.ReplaceAllString(strings.TrimSpace(shown), ""), "copy the table of a new `make demo` into the README")
+}
+
+func TestWhatIsWaitedForIsNamed(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "waiting for 102 follow-ups in the outbox", left{Unsent: 102}.String())
+	require.Equal(t, "waiting for 1 changes at the broker, 2 follow-ups at the broker", left{Changes: 1, FollowUps: 2}.String())
 }
 
 func TestTheCountFindsWhatIsWrong(t *testing.T) {

@@ -37,7 +37,13 @@ func printTable(out printer, p *plan, outcomes map[side]*outcome) {
 		}
 		out.printf("\n")
 	}
+	out.printf("\n%s", legend)
 }
+
+// legend says how to read the table.
+const legend = `"must be" is what the messages that were sent add up to. What is done to each side is
+the same (the first two rows); what it ended with is counted in its tables.
+`
 
 func verdict(outcomes map[side]*outcome) string {
 	text := "Headrace: everything once, nothing lost"
