@@ -7,27 +7,53 @@ import (
 
 type unitKey struct{}
 
+// unitContext is a context with a unit of work on top of those that it had. It is
+// their chain as well, so that each store finds its own unit whichever was entered
+// last, and entering one costs no more than context.WithValue.
+type unitContext struct {
+	context.Context //nolint:containedctx // it is a context
+
+	unit *Unit
+	// outer is the next context below that has a unit, or nil.
+	outer *unitContext
+}
+
+func (c *unitContext) Value(key any) any {
+	if key == (unitKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
+}
+
 // Context returns a context whose InTx, TxFromContext and JoinDB join the unit.
 func (u *Unit) Context(ctx context.Context) context.Context {
-	if unitFrom(ctx) == u {
+	outer := unitsIn(ctx)
+	if outer != nil && outer.unit == u {
 		return ctx
 	}
-	return context.WithValue(ctx, unitKey{}, u)
+	return &unitContext{ctx, u, outer}
 }
 
 // UnitFromContext returns the store's unit of work in the context, or nil.
 func (s *Store) UnitFromContext(ctx context.Context) *Unit {
-	for u := unitFrom(ctx); u != nil; u = u.outer {
-		if u.store == s {
-			return u
+	for c := unitsIn(ctx); c != nil; c = c.outer {
+		if c.unit.store == s {
+			return c.unit
 		}
 	}
 	return nil
 }
 
+func unitsIn(ctx context.Context) *unitContext {
+	c, _ := ctx.Value(unitKey{}).(*unitContext)
+	return c
+}
+
 func unitFrom(ctx context.Context) *Unit {
-	u, _ := ctx.Value(unitKey{}).(*Unit)
-	return u
+	if c := unitsIn(ctx); c != nil {
+		return c.unit
+	}
+	return nil
 }
 
 // Join returns a context whose InTx, TxFromContext, JoinDB and outbox publishes

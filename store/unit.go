@@ -22,8 +22,6 @@ import (
 // database.
 type Unit struct {
 	store *Store
-	// outer is the context's unit of another store, if there is one.
-	outer *Unit
 	// session runs the statements: on the unit's own connection, or in a
 	// transaction that somebody else owns.
 	session Session
@@ -73,7 +71,7 @@ type handle struct {
 
 func newUnit(ctx context.Context, s *Store) *Unit {
 	return &Unit{
-		store: s, outer: unitFrom(ctx), about: aboutFrom(ctx), begun: time.Now(),
+		store: s, about: aboutFrom(ctx), begun: time.Now(),
 		turn: make(chan struct{}, 1), reading: map[*unitRows]struct{}{}, lent: &handle{},
 	}
 }

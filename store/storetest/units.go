@@ -153,20 +153,32 @@ func unitTwoStores(t *testing.T, b *bundle) {
 	other := &bundle{h: b.h, open: open, db: open(t)}
 	otherStore := other.store(t, store.Config{})
 
-	err := st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
-		require.NoError(t, insert(ctx, tx, 1))
-		return otherStore.InTx(ctx, func(ctx context.Context, otherTx store.Tx) error {
-			require.NoError(t, insert(ctx, otherTx, 1))
-			require.NoError(t, st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-				return insert(ctx, tx, 2)
-			}))
-			_, err := store.JoinDB(st).ExecContext(ctx, "INSERT INTO things (id, n) VALUES (3, 3)")
-			return err
+	work := func(outcome error) error {
+		return st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+			require.NoError(t, insert(ctx, tx, 1))
+			return otherStore.InTx(ctx, func(ctx context.Context, otherTx store.Tx) error {
+				require.NoError(t, insert(ctx, otherTx, 1))
+				require.NoError(t, st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
+					require.NoError(t, insert(ctx, tx, 2))
+					// Behind the first one's unit the other's is still found.
+					_, err := store.JoinDB(otherStore).ExecContext(ctx, "INSERT INTO things (id, n) VALUES (2, 2)")
+					require.NoError(t, err)
+					return otherStore.InTx(ctx, func(ctx context.Context, otherTx store.Tx) error {
+						return insert(ctx, otherTx, 3)
+					})
+				}))
+				_, err := store.JoinDB(st).ExecContext(ctx, "INSERT INTO things (id, n) VALUES (3, 3)")
+				require.NoError(t, err)
+				return outcome
+			})
 		})
-	})
-	require.NoError(t, err)
+	}
+	require.ErrorIs(t, work(errBoom), errBoom)
+	require.Zero(t, b.things(t))
+	require.Zero(t, other.things(t), "all of it ran in its unit")
+	require.NoError(t, work(nil))
 	require.Equal(t, 3, b.things(t))
-	require.Equal(t, 1, other.things(t))
+	require.Equal(t, 3, other.things(t))
 }
 
 func unitGoroutines(t *testing.T, b *bundle) {
