@@ -22,6 +22,7 @@ type Forwarder struct {
 	cfg    Config
 	sender *sender
 	hooks  []PublishHook
+	late   lateLimits
 
 	running  chan struct{}
 	closing  chan struct{}
@@ -64,6 +65,7 @@ func New(st *store.Store, destinations map[string]message.Publisher, cfg Config)
 		finished: make(chan struct{}),
 		poll:     make(chan struct{}, 1),
 		hooks:    store.HooksOf[PublishHook](cfg.Hooks),
+		late:     defaultLateLimits(),
 	}
 	return f, nil
 }

@@ -88,10 +88,15 @@ func (b *broker) ids(key string) (ids []string) {
 	return ids
 }
 
-func (b *bundle) run(t *testing.T, to message.Publisher, cfg forwarder.Config) (stop func()) {
+func (b *bundle) run(
+	t *testing.T, to message.Publisher, cfg forwarder.Config, adjust ...func(*forwarder.Forwarder),
+) (stop func()) {
 	t.Helper()
 	f, err := forwarder.New(b.st, map[string]message.Publisher{"default": to}, cfg)
 	require.NoError(t, err)
+	for _, a := range adjust {
+		a(f)
+	}
 	done := make(chan error, 1)
 	go func() { done <- f.Run(context.WithoutCancel(t.Context())) }()
 	select {

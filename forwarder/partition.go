@@ -46,6 +46,7 @@ func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.
 		f: f, number: number, lease: lease,
 		wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
 		holds: newHolds(f.cfg.RetryBackoff, f.cfg.MaxRetryBackoff),
+		late:  lateness{above: beforeAll},
 	}
 	p.until.Store(&until)
 	p.signal()

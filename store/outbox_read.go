@@ -42,35 +42,6 @@ func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limi
 	return read, nil
 }
 
-// OutboxBetween reads where the rows of a partition go whose ids are above one
-// and at most another: id, destination, topic and key, the newest first and at
-// most limit.
-func (s *Store) OutboxBetween(ctx context.Context, partition int, above, upTo int64, limit int) ([]OutboxRow, error) {
-	query := s.dialect.rebind("SELECT id, destination, topic, message_key FROM " + s.names.outbox +
-		" WHERE partition_no = ? AND id > ? AND id <= ? ORDER BY id DESC LIMIT ?")
-	var read []OutboxRow
-	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, partition, above, upTo, limit)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			row, key := OutboxRow{Partition: partition}, sql.NullString{}
-			if err := rows.Scan(&row.ID, &row.Destination, &row.Topic, &key); err != nil {
-				return err
-			}
-			row.Key = key.String
-			read = append(read, row)
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: read outbox: %w", err)
-	}
-	return read, nil
-}
-
 // outboxCreated reads when a row was written, in microseconds since 1970, or NULL
 // where foreign SQL wrote something that is no time and got past the table's
 // constraints: Postgres' infinity, MySQL's 0000-00-00, text on SQLite.

@@ -18,6 +18,7 @@ func testRelay(t *testing.T, h Harness) {
 		{"ConfirmWithALeaseThatWasLostRemovesNothing", confirmLost},
 		{"FailuresAreKept", failures},
 		{"CountsWhatWaits", counts},
+		{"SaysWhatMayYetComeToLight", openWrites},
 	})
 }
 
@@ -118,4 +119,42 @@ func counts(t *testing.T, b *bundle) {
 		unsent += p.Unsent
 	}
 	require.EqualValues(t, 3, unsent)
+}
+
+func openWrites(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	none, err := st.OpenOutboxWrites(t.Context(), 0, 1<<40)
+	require.NoError(t, err)
+	if b.h.Dialect == store.SQLite {
+		_, ended, err := st.EndedOutboxWrites(t.Context(), 0, none)
+		require.NoError(t, err)
+		require.False(t, ended, "one writer leaves nothing behind")
+		return
+	}
+	write(t, st, store.OutboxRow{MessageID: "before", Key: "k"})
+	partition := readAll(t, st)[0].Partition
+	// More than are asked about one by one, too.
+	for _, rows := range []int{3, 1100} {
+		tx, err := b.db.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		for range rows {
+			_, err := tx.ExecContext(t.Context(), foreignInsert(partition, nil))
+			require.NoError(t, err)
+		}
+		open, err := st.OpenOutboxWrites(t.Context(), partition, 1<<40)
+		require.NoError(t, err)
+		if rows < 1000 {
+			// Other tests' transactions may end meanwhile, this one doesn't.
+			eventually(t, "none of what is left has ended", func() (still bool) {
+				left, ended, err := st.EndedOutboxWrites(t.Context(), partition, open)
+				require.NoError(t, err)
+				open = left
+				return !ended
+			})
+		}
+		require.NoError(t, tx.Commit())
+		_, ended, err := st.EndedOutboxWrites(t.Context(), partition, open)
+		require.NoError(t, err)
+		require.True(t, ended)
+	}
 }
