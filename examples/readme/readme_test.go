@@ -14,9 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
+	"github.com/headrace-go/headrace"
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/mem"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/middleware"
 )
 
 func TestMain(m *testing.M) { testenv.VerifyMain(m) }
@@ -28,10 +30,10 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// codeBlocks returns what the README shows as Go.
-func codeBlocks(t *testing.T) (blocks []string) {
+// codeBlocks returns what a page shows as Go.
+func codeBlocks(t *testing.T, page string) (blocks []string) {
 	t.Helper()
-	for i, part := range strings.Split(read(t, "../../README.md"), "```go\n") {
+	for i, part := range strings.Split(read(t, page), "```go\n") {
 		if i == 0 {
 			continue
 		}
@@ -51,9 +53,34 @@ func TestTheREADMEShowsCodeThatRuns(t *testing.T) {
 	lines = strings.TrimPrefix(strings.ReplaceAll(lines, "\n\t", "\n"), "\t")
 	program := read(t, "../quickstart/main.go")
 
-	require.Equal(t, []string{lines, program}, codeBlocks(t))
+	require.Equal(t, []string{lines, program}, codeBlocks(t, "../../README.md"))
 	require.LessOrEqual(t, strings.Count(lines, "\n"), 10)
 	require.Less(t, strings.Count(program, "\n"), 70)
+}
+
+func TestThePageOnDedupeShowsCodeThatRuns(t *testing.T) {
+	t.Parallel()
+	unindent := func(text string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(text, "\t", ""), "\n\n", "\n")
+	}
+	source := unindent(read(t, "window.go"))
+	blocks := codeBlocks(t, "../../docs/dedupe.md")
+	require.Len(t, blocks, 2)
+	for _, block := range blocks {
+		require.Contains(t, source, strings.TrimSuffix(unindent(block), "\n"))
+	}
+
+	broker, err := brokers.Open(t.Context(), "mem:", brokers.Config{Openers: map[string]brokers.Opener{"mem": mem.Open}})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, broker.Close()) }()
+	db := testenv.Open(t, testenv.SQLite(t))
+	cfg, single := window(broker)
+	cfg.Migrate = true
+	hr, err := headrace.New(t.Context(), db, cfg)
+	require.NoError(t, err)
+	_, err = middleware.NewDedupe(hr.Store(), single)
+	require.NoError(t, err)
+	require.NoError(t, hr.Close())
 }
 
 // Links to files that aren't there help nobody.
