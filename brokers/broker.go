@@ -30,6 +30,7 @@ type Broker struct {
 
 	name    string
 	backend *Backend
+	secrets *redact.Redactor
 
 	mu          sync.Mutex
 	subscribers []message.Subscriber
@@ -45,6 +46,7 @@ func newBroker(name string, backend *Backend, group string, secrets *redact.Reda
 		Capabilities: backend.Capabilities,
 		name:         name,
 		backend:      backend,
+		secrets:      secrets,
 	}
 	if group == "" {
 		return b, nil
@@ -85,6 +87,38 @@ func (b *Broker) SubscriberFor(group string) (message.Subscriber, error) {
 	b.subscribers = append(b.subscribers, sub)
 
 	return sub, nil
+}
+
+// DeleteTopic removes a topic (a queue, a topic's tables) with its messages and
+// what groups have read of it. One that doesn't exist is no error. It is for
+// tests and for cleaning up: nothing asks whether anybody still needs a message.
+//
+// Close the topic's subscribers first, in every process: others may fail, or
+// hear nothing of a topic that is made anew under the name. AWS gives a queue's
+// name free a minute after its deletion, and Kafka deletes while it goes on.
+//
+// Errors match ErrClosed, ErrTopic for a name that no topic can have, and
+// errors.ErrUnsupported where the opener brings no deletion.
+func (b *Broker) DeleteTopic(ctx context.Context, topic string) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	var err error
+	switch {
+	case closed:
+		err = ErrClosed
+	case topic == "":
+		err = fmt.Errorf("%w: it is empty", ErrTopic)
+	case b.backend.DeleteTopic == nil:
+		err = errors.ErrUnsupported
+	default:
+		err = b.secrets.Err(b.backend.DeleteTopic(ctx, topic))
+	}
+	if err != nil {
+		return fmt.Errorf("brokers: %s: delete topic %s: %w", b.name, printable(topic), err)
+	}
+
+	return nil
 }
 
 // Close closes every subscriber, then the publisher, then the connections. It

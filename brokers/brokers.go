@@ -87,6 +87,10 @@ type Backend struct {
 	// the first is sent. Optional.
 	Check func(topic string, msg *message.Message) error
 
+	// DeleteTopic removes a topic and all that belongs to it; one that doesn't
+	// exist is no error. Optional.
+	DeleteTopic func(ctx context.Context, topic string) error
+
 	// Close releases what publisher and subscribers share, after both are
 	// closed. Optional.
 	Close func() error

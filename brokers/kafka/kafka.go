@@ -105,6 +105,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 			return newSubscriber(s, t, group, cfg.Logger), nil
 		},
 		Check:        s.check,
+		DeleteTopic:  t.remove,
 		Capabilities: capabilities,
 	}, nil
 }

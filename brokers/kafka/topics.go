@@ -81,6 +81,24 @@ func readClusterDefaults(s *settings) (d clusterDefaults, err error) {
 	return d, nil
 }
 
+// remove deletes a topic; the group coordinator forgets its offsets by itself.
+func (t *topics) remove(_ context.Context, topic string) error {
+	if err := checkTopic(topic); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ready.Delete(topic)
+
+	return t.with(func(_ sarama.Client, admin sarama.ClusterAdmin) error {
+		if err := admin.DeleteTopic(topic); err != nil && !errors.Is(err, sarama.ErrUnknownTopicOrPartition) {
+			return fmt.Errorf("delete: %w", err)
+		}
+
+		return nil
+	})
+}
+
 // limit returns the cluster's capabilities with a topic's own settings.
 func (t *topics) limit(of brokers.Capabilities, topic string) (brokers.Capabilities, error) {
 	if err := checkTopic(topic); err != nil {

@@ -192,6 +192,18 @@ func (q *fileQueue) backlog(ctx context.Context, topic, group string) (n int64, 
 	return n, nil
 }
 
+func (q *fileQueue) remove(ctx context.Context, topic string) error {
+	return q.writer.do(ctx, "delete a topic", true, func(tx fileTx) error {
+		for _, table := range []string{"deliveries", "groups", "spent", "spent_totals", "messages"} {
+			if _, err := tx.exec("DELETE FROM "+table+" WHERE topic = ?", topic); err != nil {
+				return err
+			}
+		}
+
+		return nil
+	})
+}
+
 // millis is a time from now, in milliseconds since 1970: the processes that
 // share a file share a clock.
 func millis(fromNow time.Duration) int64 { return time.Now().Add(fromNow).UnixMilli() }

@@ -92,9 +92,10 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 	}
 
 	return &brokers.Backend{
-		Publisher: publisher{b},
-		Subscribe: func(group string) (message.Subscriber, error) { return newSubscriber(b, group), nil },
-		Close:     b.queue.close,
+		Publisher:   publisher{b},
+		Subscribe:   func(group string) (message.Subscriber, error) { return newSubscriber(b, group), nil },
+		DeleteTopic: b.queue.remove,
+		Close:       b.queue.close,
 		Capabilities: brokers.Capabilities{
 			Name:        name,
 			Groups:      true,

@@ -3,6 +3,7 @@ package mem
 import (
 	"testing"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/brokers"
@@ -124,4 +125,20 @@ func TestBadOptions(t *testing.T) {
 		_, err := brokers.Open(t.Context(), rawURL, brokers.Config{Openers: map[string]brokers.Opener{"mem": Open}})
 		require.ErrorIs(t, err, brokers.ErrBadURL, rawURL)
 	}
+}
+
+func TestDeletingATopicUnderItsSubscriberIsNoPanic(t *testing.T) {
+	t.Parallel()
+	onBoth(t, "", func(t *testing.T, b *brokers.Broker) {
+		t.Helper()
+		for group, settle := range map[string]func(*message.Message) bool{
+			"acks": (*message.Message).Ack, "nacks": (*message.Message).Nack,
+		} {
+			send(t, b, "k", "1", "2")
+			_, msg := next(t, hear(t, b, group), soon)
+			require.NoError(t, b.DeleteTopic(t.Context(), "t"))
+			require.True(t, settle(msg))
+			require.Zero(t, backlogOf(t, b, group))
+		}
+	})
 }

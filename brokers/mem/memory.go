@@ -92,7 +92,7 @@ func (q *memoryQueue) join(_ context.Context, topic, group string) error {
 		return nil
 	}
 
-	g := &memoryGroup{lanes: map[string]*lane{}, claimed: map[int64]*lane{}}
+	g := newMemoryGroup()
 	t.groups[group] = g
 	for place := t.log.Front(); place != nil; place = place.Next() {
 		e := entryAt(place)
@@ -103,6 +103,10 @@ func (q *memoryQueue) join(_ context.Context, topic, group string) error {
 	t.spentBytes = 0
 
 	return nil
+}
+
+func newMemoryGroup() *memoryGroup {
+	return &memoryGroup{lanes: map[string]*lane{}, claimed: map[int64]*lane{}}
 }
 
 func (g *memoryGroup) add(e *entry) {
@@ -234,6 +238,24 @@ func (q *memoryQueue) backlog(_ context.Context, topic, group string) (int64, er
 	}
 
 	return int64(t.log.Len()), nil // what the group would hear
+}
+
+// remove leaves the groups without messages: subscriptions may still ask for
+// some, and give back what was theirs.
+func (q *memoryQueue) remove(_ context.Context, topic string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+
+	if q.topics[topic] == nil {
+		return nil
+	}
+	groups := q.topics[topic].groups
+	delete(q.topics, topic)
+	for name := range groups {
+		q.topic(topic).groups[name] = newMemoryGroup()
+	}
+
+	return nil
 }
 
 func (*memoryQueue) close() error { return nil }

@@ -32,6 +32,8 @@ type queue interface {
 	giveBack(ctx context.Context, topic, group string, c claim, delay time.Duration, tried bool) error
 	// backlog counts what a group has not acked.
 	backlog(ctx context.Context, topic, group string) (int64, error)
+	// remove forgets a topic's messages and groups.
+	remove(ctx context.Context, topic string) error
 	close() error
 }
 

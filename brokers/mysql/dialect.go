@@ -94,6 +94,22 @@ func (dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error
 	return nil
 }
 
+func (dialect) Drop(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error {
+	_, err := db.ExecContext(ctx, "DROP TABLE IF EXISTS "+t.Messages+", "+t.Offsets)
+	if err == nil {
+		_, err = db.ExecContext(ctx, "DELETE FROM "+topics+" WHERE slug = ?", t.Slug)
+	}
+	var missing *mysql.MySQLError
+	if errors.As(err, &missing) && missing.Number == errNoTable {
+		return nil // no topic was ever made
+	}
+	if err != nil {
+		return fmt.Errorf("drop its tables: %w", err)
+	}
+
+	return nil
+}
+
 func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) error {
 	// Looked for first, because the INSERT would wait for a handler at work.
 	var known bool

@@ -145,6 +145,14 @@ func (d dialect) Create(ctx context.Context, db *sql.DB, t sqlbroker.Tables) err
 	return nil
 }
 
+func (d dialect) Drop(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error {
+	if _, err := db.ExecContext(ctx, "DROP TABLE IF EXISTS "+d.table(t.Messages)+", "+d.table(t.Offsets)); err != nil {
+		return fmt.Errorf("drop its tables: %w", err)
+	}
+
+	return nil
+}
+
 // quote makes a literal; it is for names that were checked to hold no NUL.
 func quote(text string) string {
 	return " E'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(text) + "'"

@@ -128,6 +128,22 @@ func (q *queues) ensure(ctx context.Context, topic string) (*queue, error) {
 // forget makes the next ensure look again: the queue was deleted.
 func (q *queues) forget(topic string) { q.known.Delete(topic) }
 
+// remove deletes a topic's queue, its claim with it.
+func (q *queues) remove(ctx context.Context, topic string) error {
+	name := QueueName(topic, q.settings.fifo)
+	url, err := q.find(ctx, name)
+	if err == nil {
+		_, err = q.client.DeleteQueue(ctx, &sqs.DeleteQueueInput{QueueUrl: aws.String(url)})
+	}
+	q.forget(topic)
+	var missing *types.QueueDoesNotExist
+	if err != nil && !errors.As(err, &missing) {
+		return fmt.Errorf("delete queue %s: %w", name, err)
+	}
+
+	return nil
+}
+
 func (q *queues) find(ctx context.Context, name string) (string, error) {
 	out, err := q.client.GetQueueUrl(ctx, &sqs.GetQueueUrlInput{QueueName: aws.String(name)})
 	if err != nil {

@@ -114,7 +114,8 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 		Subscribe: func(group string) (message.Subscriber, error) {
 			return newSubscriber(s, c, q, group, logger), nil
 		},
-		Check: s.check,
+		Check:       s.check,
+		DeleteTopic: q.remove,
 		Close: func() error {
 			c.close()
 			return nil

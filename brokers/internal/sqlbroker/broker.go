@@ -31,13 +31,15 @@ import (
 
 // Dialect is what differs between the databases. All its functions may be called
 // concurrently.
-type Dialect interface {
+type Dialect interface { //nolint:interfacebloat // one method for each thing that differs
 	// Schema and Offsets are watermill-sql's adapters for a topic's tables.
 	Schema(t Tables) wsql.SchemaAdapter
 	Offsets(t Tables) wsql.OffsetsAdapter
 	// Create makes a topic's tables unless they exist; several processes may
 	// do so at once.
 	Create(ctx context.Context, db *sql.DB, t Tables) error
+	// Drop removes a topic's tables, if they exist.
+	Drop(ctx context.Context, db *sql.DB, t Tables) error
 	// AddGroup makes a group known, at the oldest message.
 	AddGroup(ctx context.Context, db *sql.DB, t Tables, group string) error
 	// HasGroup reports whether a group is known.
@@ -122,10 +124,11 @@ func (b *Broker) Backend(name string) (*brokers.Backend, error) {
 	b.Publishing.SetConnMaxIdleTime(time.Minute)
 
 	return &brokers.Backend{
-		Publisher: publisher{b},
-		Subscribe: func(group string) (message.Subscriber, error) { return newSubscriber(b, group) },
-		Check:     b.check,
-		Close:     func() error { return errors.Join(b.Publishing.Close(), b.Reading.Close()) },
+		Publisher:   publisher{b},
+		Subscribe:   func(group string) (message.Subscriber, error) { return newSubscriber(b, group) },
+		Check:       b.check,
+		DeleteTopic: b.drop,
+		Close:       func() error { return errors.Join(b.Publishing.Close(), b.Reading.Close()) },
 		Capabilities: brokers.Capabilities{
 			Name:        name,
 			Groups:      true,
@@ -191,6 +194,17 @@ func (b *Broker) ensure(ctx context.Context, t Tables) error {
 	b.known[t.Topic] = true
 
 	return nil
+}
+
+func (b *Broker) drop(ctx context.Context, topic string) error {
+	if err := checkName(topic); err != nil {
+		return fmt.Errorf("%w: %w", brokers.ErrTopic, err)
+	}
+	b.mu.Lock()
+	delete(b.known, topic)
+	b.mu.Unlock()
+
+	return b.Drop(ctx, b.Publishing, TablesOf(topic))
 }
 
 // Tables are the names of a topic's tables.
