@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/examples/stock/internal/connect"
 	"github.com/headrace-go/headrace/examples/stock/internal/service"
 )
 
@@ -89,15 +91,29 @@ func (p *place) queues(ctx context.Context, rawURL, name string) (string, error)
 		return withOptions(withOption(u, "file", file), map[string]string{"sync": "normal", "poll": "20ms"}), nil
 	case "kafka":
 		quick := withOptions(u, map[string]string{"session_timeout": "6s", "partitions": "4"})
-		p.onClean(func(ctx context.Context) error { return p.removeTopics(ctx, u) })
+		p.onClean(func(ctx context.Context) error { return p.removeTopics(ctx, rawURL) })
 		return quick, nil
 	case "sqs":
 		quick := withOptions(u, map[string]string{"visibility": "5s"})
-		p.onClean(func(ctx context.Context) error { return p.removeQueues(ctx, u) })
+		p.onClean(func(ctx context.Context) error { return p.removeTopics(ctx, rawURL) })
 		return quick, nil
 	default:
 		return p.ownSchema(ctx, rawURL, name) // or an error that names what is known
 	}
+}
+
+// removeTopics deletes the side's topics. A group without any is forgotten by Kafka
+// itself.
+func (p *place) removeTopics(ctx context.Context, rawURL string) (err error) {
+	broker, err := brokers.Open(ctx, rawURL, brokers.Config{Openers: connect.Openers()})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, broker.Close()) }()
+	for _, topic := range []string{p.topics.Changes, p.topics.FollowUps, p.topics.Refused} {
+		err = errors.Join(err, broker.DeleteTopic(ctx, topic))
+	}
+	return err
 }
 
 func removeSQLite(path string) (err error) {

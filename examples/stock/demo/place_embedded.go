@@ -5,14 +5,9 @@ package main
 import (
 	"context"
 	"errors"
-	"net/url"
 )
 
 var errEmbedded = errors.New(
 	"this build knows SQLite and the embedded broker only: leave out -tags embedded for the others")
 
 func (*place) ownSchema(context.Context, string, string) (string, error) { return "", errEmbedded }
-
-func (*place) removeTopics(context.Context, *url.URL) error { return errEmbedded }
-
-func (*place) removeQueues(context.Context, *url.URL) error { return errEmbedded }
