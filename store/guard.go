@@ -84,11 +84,11 @@ func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes boo
 // unit's guard like any other statement: query names it in statistics and
 // errors, which never get its arguments. f must not begin, commit or roll back, nor run
 // other statements of the unit, which would wait for it.
-// driverConn is nil for a transaction that was joined.
+// For a transaction that was joined driverConn is its Session.
 func (u *Unit) Raw(ctx context.Context, query string, f func(driverConn any) error) error {
 	return u.run(ctx, query, nil, true, func() error {
 		if u.conn == nil {
-			return f(nil)
+			return f(u.session)
 		}
 		return u.conn.Raw(f)
 	})

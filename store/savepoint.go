@@ -331,7 +331,7 @@ func (n *Nested) Raw(ctx context.Context, query string, f func(driverConn any) e
 	u := n.sp.unit
 	return u.run(ctx, query, n.sp, true, func() error {
 		if u.conn == nil {
-			return f(nil)
+			return f(u.session)
 		}
 		return u.conn.Raw(f)
 	})

@@ -14,20 +14,11 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
-type joinedKey struct{}
-
-// joined is a transaction and the unit that stands for it.
-type joined struct {
-	unit *store.Unit
-	tx   pgx.Tx
-}
-
 // Join returns a context whose InTx, Tx, JoinDB and outbox publishes use a
 // transaction that the caller began and will end. See store.Store.Join for what
 // that means for hooks.
 func Join(ctx context.Context, st *store.Store, tx pgx.Tx) context.Context {
-	ctx = st.JoinSession(ctx, session{tx})
-	return context.WithValue(ctx, joinedKey{}, joined{store.CurrentUnit(ctx), tx})
+	return st.JoinSession(ctx, session{tx})
 }
 
 // session runs the store's statements on a pgx.Tx.

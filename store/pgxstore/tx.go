@@ -25,11 +25,18 @@ func Tx(ctx context.Context) (pgx.Tx, bool) {
 	if u == nil {
 		return nil, false
 	}
-	if j, ok := ctx.Value(joinedKey{}).(joined); ok && j.unit == u {
-		return ownedTx{j.tx}, true
-	}
 	t := &unitTx{unit: u}
-	err := u.Raw(ctx, "pgxstore.Tx", t.take)
+	var joined pgx.Tx
+	err := u.Raw(ctx, "pgxstore.Tx", func(driverConn any) error {
+		if s, ok := driverConn.(session); ok {
+			joined = s.tx
+			return nil
+		}
+		return t.take(driverConn)
+	})
+	if joined != nil {
+		return ownedTx{joined}, true
+	}
 	return t, !errors.Is(err, errForeign)
 }
 
