@@ -8,5 +8,6 @@
 // through the outbox, a forwarder, and a second consumer of the follow-up. The
 // test (run_test.go) keeps sending, kills, starts again, waits until all is
 // drained, and compares (checker_test.go) what it sent with what the tables
-// hold. It reads Headrace's own tables only to learn that all is drained.
+// hold. Other tests stop a service in its own process, or take the database and
+// the broker away from under it (outage_test.go). It reads Headrace's own tables only to learn that all is drained.
 package crash_test

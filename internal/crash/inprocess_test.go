@@ -14,7 +14,11 @@ import (
 // and not only killed, and returns when it is up.
 func (s *story) start(t *testing.T, reach step.Func) (stop func()) {
 	t.Helper()
-	both := s.service
+	return s.startAs(t, s.service, reach)
+}
+
+func (s *story) startAs(t *testing.T, both service, reach step.Func) (stop func()) {
+	t.Helper()
 	both.Consume, both.Forward = true, true
 	ctx, cancel := context.WithCancel(step.With(context.WithoutCancel(t.Context()), reach))
 	running, ended := make(chan struct{}), make(chan error, 1)
