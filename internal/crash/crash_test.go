@@ -43,6 +43,18 @@ func TestCrashFindsUnprotectedLosses(t *testing.T) {
 	t.Logf("found:\n%s", excerpt(findings.wrong()))
 }
 
+func TestCrashFindsARelayThatConfirmsFirst(t *testing.T) {
+	t.Parallel()
+	s := unprotected(t, earlyConfirm)
+	s.run(t, onePhase(killPoint{relay, step.RelayAfterConfirm, 1}, killPoint{relay, step.RelayAfterConfirm, 3}))
+	findings, err := check(t.Context(), s.db, s.sent)
+	require.NoError(t, err)
+	require.NotEmpty(t, findings.lost)
+	require.NotEmpty(t, findings.totals)
+	require.Empty(t, findings.doubled)
+	t.Logf("found:\n%s", excerpt(findings.wrong()))
+}
+
 // unprotected is a story on embedded parts in which only kills make doubles.
 func unprotected(t *testing.T, p protection) *story {
 	t.Helper()

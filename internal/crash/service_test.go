@@ -51,6 +51,8 @@ const (
 	noInbox protection = "no inbox"
 	// latePublish: Dedupe without the outbox, the router publishes after commit.
 	latePublish protection = "publish after commit"
+	// earlyConfirm: the relay removes rows from the outbox before it publishes them.
+	earlyConfirm protection = "confirm before publish"
 )
 
 // service is the configuration of one process.
@@ -141,11 +143,16 @@ func (r *running) run(ctx context.Context, logger watermill.LoggerAdapter) error
 		parts = append(parts, part{subscriber, router.Run, func() <-chan struct{} { return router.Running() }})
 	}
 	if r.Forward {
-		f, err := r.forwarder(logger)
+		publisher := message.Publisher(tellingPublisher{r.broker.Publisher, r.watch.published})
+		late := &tooLatePublisher{Publisher: publisher}
+		if r.Protection == earlyConfirm {
+			publisher = late
+		}
+		f, err := r.forwarder(publisher, logger)
 		if err != nil {
 			return err
 		}
-		parts = append(parts, part{relay, f.Run, f.Running})
+		parts = append(parts, part{relay, func(ctx context.Context) error { return f.Run(late.watching(ctx)) }, f.Running})
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, p := range parts {
@@ -202,9 +209,10 @@ func (r *running) router(logger watermill.LoggerAdapter) (*message.Router, error
 		return nil, err
 	}
 	protect := map[protection]message.HandlerMiddleware{
-		protected:   dedupe.Middleware,
-		noInbox:     r.onlyTransaction(outbox),
-		latePublish: publishLate(dedupe),
+		protected:    dedupe.Middleware,
+		noInbox:      r.onlyTransaction(outbox),
+		latePublish:  publishLate(dedupe),
+		earlyConfirm: dedupe.Middleware,
 	}[r.Protection]
 	// The router's own publishing is used where protection is off, and otherwise
 	// given nothing to publish.
@@ -213,10 +221,8 @@ func (r *running) router(logger watermill.LoggerAdapter) (*message.Router, error
 	return router, nil
 }
 
-func (r *running) forwarder(logger watermill.LoggerAdapter) (*forwarder.Forwarder, error) {
-	return forwarder.New(r.store, map[string]message.Publisher{
-		forwarder.DefaultDestination: tellingPublisher{r.broker.Publisher, r.watch.published},
-	}, forwarder.Config{
+func (r *running) forwarder(to message.Publisher, logger watermill.LoggerAdapter) (*forwarder.Forwarder, error) {
+	return forwarder.New(r.store, map[string]message.Publisher{forwarder.DefaultDestination: to}, forwarder.Config{
 		BatchSize: 4, LeaseTTL: leaseTTL, MaxPollInterval: 100 * time.Millisecond,
 		RetryBackoff: 20 * time.Millisecond, MaxRetryBackoff: 200 * time.Millisecond, Logger: logger,
 	})
@@ -330,23 +336,4 @@ func traced(h message.HandlerFunc) message.HandlerFunc {
 		step.Reach(msg.Context(), delivered)
 		return h(msg)
 	}
-}
-
-type tellingPublisher struct {
-	message.Publisher
-
-	published func(stockChanged)
-}
-
-func (p tellingPublisher) Publish(topic string, msgs ...*message.Message) error {
-	if err := p.Publisher.Publish(topic, msgs...); err != nil {
-		return err
-	}
-	for _, msg := range msgs {
-		var change stockChanged
-		if json.Unmarshal(msg.Payload, &change) == nil {
-			p.published(change)
-		}
-	}
-	return nil
 }
