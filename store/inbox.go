@@ -176,19 +176,20 @@ const maxPurge = 10_000
 // the window by the database's clock, oldest first, in a transaction of its own,
 // and returns how many. A limit above 10,000 counts as 10,000.
 func (s *Store) PurgeInbox(ctx context.Context, consumer string, window time.Duration, limit int) (int64, error) {
-	due := "SELECT message_id FROM " + s.names.inbox + " WHERE consumer = ? AND processed_at < " + s.dialect.nowPlus() +
-		" AND verdict NOT IN " + openVerdicts + " ORDER BY processed_at LIMIT ?"
+	due := " consumer = ? AND processed_at < " + s.dialect.nowPlus() + " AND verdict NOT IN " + openVerdicts
+	cut := -window.Microseconds()
 	var ids []string
 	var purged int64
 	consumer = Identity(consumer)
 	err := s.InTx(WithAbout(ctx, About{Consumer: consumer}), func(ctx context.Context, tx Tx) error {
 		ids, purged = ids[:0], 0
-		err := tx.SelectContext(ctx, &ids, due, consumer, -window.Microseconds(), min(limit, maxPurge))
+		err := tx.SelectContext(ctx, &ids, "SELECT message_id FROM "+s.names.inbox+" WHERE"+due+
+			" ORDER BY processed_at LIMIT ?", consumer, cut, min(limit, maxPurge))
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		res, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE verdict NOT IN "+openVerdicts+
-			" AND consumer = ? AND message_id IN (?)", consumer, ids)
+		// Said again: a row may have been written anew since it was read.
+		res, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE"+due+" AND message_id IN (?)", consumer, cut, ids)
 		if err != nil {
 			return err
 		}

@@ -21,6 +21,7 @@ func TestEachStoreFindsTheTransactionThatItJoined(t *testing.T) {
 	defer first.Rollback(context.Background()) //nolint:errcheck // the other one is committed
 	second, err := b.pool.Begin(t.Context())
 	require.NoError(t, err)
+	defer second.Rollback(context.Background()) //nolint:errcheck // for a test that fails
 
 	ctx := pgxstore.Join(pgxstore.Join(t.Context(), b.st, first), other, second)
 	require.NoError(t, b.st.InTx(ctx, func(ctx context.Context, _ store.Tx) error {
