@@ -27,7 +27,8 @@ type OutboxConfig struct {
 	// Destination names the publisher that the forwarder sends the messages
 	// with. Default "default".
 	Destination string
-	// Key gives the key of each message, which then must have one. Default: the
+	// Key gives the key of each message, which then must have one, except for what
+	// Watermill's PoisonQueue puts aside. Default: the
 	// metadata entry msgmeta.Key, and messages without it have no order.
 	Key keys.Func
 }
@@ -68,7 +69,8 @@ func (o *Outbox) Publish(ctx context.Context, topic string, msgs ...*message.Mes
 	if err != nil {
 		return err
 	}
-	if o.store.UnitFromContext(ctx) == nil {
+	// A PoisonQueue stands outside of the unit that has failed, and can't say so.
+	if o.store.UnitFromContext(ctx) == nil && !allPoisoned(msgs) {
 		if err := o.store.AllowOutside(ctx, fmt.Sprintf("publish to topic %q through the outbox", topic)); err != nil {
 			return err
 		}
@@ -123,7 +125,25 @@ func (o *Outbox) key(msg *message.Message) (string, error) {
 	if o.cfg.Key == nil {
 		return msgmeta.GetKey(msg), nil
 	}
-	return o.cfg.Key(msg)
+	key, err := o.cfg.Key(msg)
+	if err != nil && poisoned(msg) {
+		return msgmeta.GetKey(msg), nil
+	}
+	return key, err
+}
+
+// poisoned reports whether Watermill's PoisonQueue is putting a message aside
+// (its middleware.ReasonForPoisonedKey). Such a message may be one of which
+// nobody can read the key, and refusing it would bring it back for ever.
+func poisoned(msg *message.Message) bool { return msg.Metadata.Get("reason_poisoned") != "" }
+
+func allPoisoned(msgs []*message.Message) bool {
+	for _, msg := range msgs {
+		if !poisoned(msg) {
+			return false
+		}
+	}
+	return true
 }
 
 // Publisher returns a message.Publisher for code that publishes by hand and for
