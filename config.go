@@ -39,8 +39,9 @@ type Config struct {
 	Migrate bool
 
 	// Key gives each published message's key, which then must have one: messages
-	// of one key are sent in order. Default: the metadata entry msgmeta.Key, and
-	// messages without it have no order.
+	// of one key are sent in order. Only what Watermill's PoisonQueue puts aside
+	// may be without. Default: the metadata entry msgmeta.Key, and messages
+	// without it have no order.
 	Key keys.Func
 	// RedeliveryWindow is how late the broker can still deliver a copy
 	// (brokers.Capabilities has it), to be checked against how long messages are

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
+	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/stretchr/testify/require"
 
@@ -173,6 +174,41 @@ func TestStrictRefusesWhatForgetsTheContext(t *testing.T) {
 	require.ErrorIs(t, hr.Publisher().Publish("out", message.NewMessage("1", nil)), store.ErrOutside)
 	_, err = hr.DB().ExecContext(store.MeantOutside(t.Context()), "INSERT INTO effects VALUES ('x')")
 	require.NoError(t, err)
+}
+
+// A key function that finds no key in what is put aside would bring it back for
+// ever, and so would strict mode: a PoisonQueue publishes outside of the unit
+// that has failed.
+func TestPoisonQueuePutsAsideWhatHasNoKeyAlsoInStrictMode(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.cfg.Strict, b.cfg.Key = true, keys.FromJSON("product")
+	hr := b.open(t)
+	aside := b.out(t)
+	poison, err := wmiddleware.PoisonQueue(hr.Publisher(), "out")
+	require.NoError(t, err)
+	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
+	require.NoError(t, err)
+	router.AddMiddleware(poison)
+	router.AddPlugin(hr.Attach)
+	router.AddConsumerHandler("effect", "in", b.bus, func(msg *message.Message) error {
+		if _, err := hr.DB().ExecContext(msg.Context(), "INSERT INTO effects VALUES (?)", msg.UUID); err != nil {
+			return err
+		}
+		return errors.New("no sense in it")
+	})
+	done := make(chan error, 1)
+	go func() { done <- router.Run(context.WithoutCancel(t.Context())) }()
+	<-router.Running()
+	require.NoError(t, b.bus.Publish("in", message.NewMessage("1", []byte("no JSON"))))
+	msg := <-aside
+	require.Equal(t, "1", msg.UUID)
+	require.Contains(t, msg.Metadata.Get(wmiddleware.ReasonForPoisonedKey), "no sense in it")
+	msg.Ack()
+	require.Zero(t, b.effects(t))
+	require.ErrorIs(t, hr.Publisher().Publish("out", message.NewMessage("2", []byte("no JSON"))), keys.ErrNoKey)
+	require.NoError(t, router.Close())
+	require.NoError(t, <-done)
 }
 
 func TestDrainSendsWhatIsLeft(t *testing.T) {

@@ -110,9 +110,13 @@ func (s *Service) route(cfg Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("build the router: %w", err)
 	}
-	refuse, err := s.refuse(cfg.Topics.Refused)
+	// What no handler can make sense of is put aside, so that it holds up nothing.
+	// This stands outside of Headrace: what the handler has written is rolled back
+	// by then.
+	refuse, err := wmiddleware.PoisonQueueWithFilter(s.Headrace.Publisher(), cfg.Topics.Refused,
+		func(err error) bool { return errors.Is(err, warehouse.ErrRefused) })
 	if err != nil {
-		return err
+		return fmt.Errorf("build the poison queue: %w", err)
 	}
 	s.router.AddMiddleware(refuse, wmiddleware.Recoverer)
 	s.router.AddPlugin(s.Headrace.Attach)
@@ -120,22 +124,6 @@ func (s *Service) route(cfg Config) (err error) {
 	s.router.AddConsumerHandler("recommendations", cfg.Topics.FollowUps, cfg.Broker.Subscriber,
 		s.Warehouse.HandleRecommendationsDue)
 	return nil
-}
-
-// refuse puts what no handler can make sense of aside, so that it holds up
-// nothing. It stands outside of Headrace: what the handler has written is rolled
-// back by then. Its outbox asks for no key, because such a message may have none.
-func (s *Service) refuse(topic string) (message.HandlerMiddleware, error) {
-	outbox, err := forwarder.NewOutbox(s.Headrace.Store(), forwarder.OutboxConfig{})
-	if err != nil {
-		return nil, err
-	}
-	m, err := wmiddleware.PoisonQueueWithFilter(outbox.Publisher(), topic,
-		func(err error) bool { return errors.Is(err, warehouse.ErrRefused) })
-	if err != nil {
-		return nil, fmt.Errorf("build the poison queue: %w", err)
-	}
-	return m, nil
 }
 
 // Running is closed when the handlers receive messages.
