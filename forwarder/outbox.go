@@ -108,7 +108,9 @@ func (o *Outbox) rows(topic string, msgs []*message.Message) ([]store.OutboxRow,
 		}
 		key, err := o.key(msg)
 		if err != nil {
-			return nil, fmt.Errorf("forwarder: publish to topic %q: message %q: %w", topic, msg.UUID, err)
+			return nil, fmt.Errorf("forwarder: publish to topic %q: message %q: %w; the configured Key asks each message "+
+				"for one: give it what Key reads, or leave Key out and call msgmeta.SetKey where there is an order",
+				topic, msg.UUID, err)
 		}
 		out := message.Message{Metadata: maps.Clone(msg.Metadata)}
 		msgmeta.StripDelivery(&out)
