@@ -3,6 +3,7 @@ package headrace
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -60,7 +61,8 @@ type Config struct {
 
 	// Store, Dedupe, Purge and Forwarder hold the parts' finer settings. A field
 	// that exists above too is taken from there when it is set there. The
-	// database's dialect is asked for where Store doesn't say it.
+	// database's dialect is asked for where Store doesn't say it, and
+	// Forwarder.Name is "service@host" by default.
 	Store     store.Config
 	Dedupe    middleware.DedupeConfig
 	Purge     middleware.PurgeConfig
@@ -105,10 +107,25 @@ func (c Config) spread() Config {
 	if c.Logger != nil {
 		c.Store.Logger, c.Dedupe.Logger, c.Purge.Logger, c.Forwarder.Logger = c.Logger, c.Logger, c.Logger, c.Logger
 	}
+	if c.Forwarder.Name == "" {
+		c.Forwarder.Name = c.instance()
+	}
 	for _, hooks := range []*[]any{&c.Store.Hooks, &c.Dedupe.Hooks, &c.Purge.Hooks, &c.Forwarder.Hooks} {
 		*hooks = append((*hooks)[:len(*hooks):len(*hooks)], c.Hooks...)
 	}
 	return c
+}
+
+// instance names this process for `headrace status`, or is "" where service and
+// host make no name for a lease.
+func (c Config) instance() string {
+	host, err := os.Hostname()
+	name := c.Service + "@" + host
+	const enough = 128 // a random part is added
+	if err != nil || len(name) > enough || store.CheckLeaseName(name) != nil {
+		return ""
+	}
+	return name
 }
 
 func set[T comparable](field *T, value T) {

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"net/url"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,6 +116,23 @@ func TestAttachedHandlersTakeEffectOnceAndTheirMessagesAreSent(t *testing.T) {
 	require.Equal(t, "of-1", msg.UUID)
 	msg.Ack()
 	require.NoError(t, hr.Drain(t.Context()))
+}
+
+func TestTheForwarderIsNamedAfterServiceAndHost(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	for service, want := range map[string]string{"shop": "shop@" + host + "-", "Lädchen": "forwarder-"} {
+		b := setup(t)
+		b.cfg.Service = service
+		hr := b.open(t)
+		b.route(t, hr, func(*message.Message) error { return nil })
+		<-hr.Running()
+		leases, err := hr.Store().Leases(t.Context(), "outbox/")
+		require.NoError(t, err)
+		require.NotEmpty(t, leases)
+		require.True(t, strings.HasPrefix(leases[0].Owner, want), leases[0].Owner)
+	}
 }
 
 func TestAFailedHandlerLeavesNothing(t *testing.T) {
