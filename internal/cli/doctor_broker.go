@@ -50,6 +50,9 @@ func checkTopic(ctx context.Context, broker *brokers.Broker, topic string, windo
 		return []finding{fail(check, "its settings can't be read: "+err.Error(),
 			"check the name, and that the account may describe the topic's configuration")}
 	}
+	if own.MaxBody == general.MaxBody && own.RedeliveryWindow == general.RedeliveryWindow {
+		return []finding{ok(check, "it keeps messages for as long, and takes as large ones, as the broker says")}
+	}
 	size := ok(check+" size", fmt.Sprintf("bodies of %d bytes fit", general.MaxBody))
 	if own.MaxBody < general.MaxBody {
 		size = warn(size.Check, fmt.Sprintf("it takes bodies of %d bytes, but Publish lets %d pass: "+
@@ -69,14 +72,14 @@ func checkTopic(ctx context.Context, broker *brokers.Broker, topic string, windo
 func checkWindow(check, broker string, window time.Duration, can brokers.Capabilities) finding {
 	switch late := can.RedeliveryWindow; {
 	case late == 0:
-		over := "somebody who lets a group start over (replays)"
+		over := "when a group is made to start over"
 		if can.Name == "kafka" {
-			over = "a reset of the group's offsets, or their loss when the group had no consumer for offsets.retention.minutes,"
+			over = "when a group starts over (offsets reset, or lost after offsets.retention.minutes without a consumer)"
 		}
 		return ok(check, fmt.Sprintf("messages are remembered for %s; %s keeps them without a bound, "+
 			"and by itself gives a consumer again only what it has not acked", days(window), broker)).
-			hint(fmt.Sprintf("not covered: a consumer that was away for longer than %s, and %s "+
-				"repeats the effects of what is older than that: see docs/dedupe.md before", days(window), over))
+			hint(fmt.Sprintf("not covered are copies of what is older: after an absence of %s, and %s; "+
+				"see docs/dedupe.md before you replay", days(window), over))
 	case window < late:
 		return fail(check, fmt.Sprintf("messages are remembered for %s, but %s can deliver a copy %s later: "+
 			"it would be handled again", days(window), broker, days(late)),

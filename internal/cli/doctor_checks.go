@@ -142,7 +142,7 @@ func checkOwners(partitions []store.PartitionCount, leases []store.Lease) findin
 		}
 	}
 	if len(orphans) == 0 {
-		return ok(check, fmt.Sprintf("%d of %d partitions have an owner, and no other has rows waiting",
+		return ok(check, fmt.Sprintf("no messages wait in partitions without an owner (%d of %d have one)",
 			len(owned), store.OutboxPartitions))
 	}
 	cause := fmt.Sprintf("no forwarder owns %s (%s) where %s waiting, for up to %s", counted(len(orphans), "partition"),
