@@ -30,7 +30,7 @@ func (g guarded) Exec(ctx context.Context, query string, args []driver.NamedValu
 func (g guarded) Query(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	u := g.unit
 	var guardedRows *unitRows
-	err := u.run(ctx, query, g.via, !readsOnly(query), func() error {
+	err := u.run(ctx, query, g.via, !u.store.dialect.readsOnly(query), func() error {
 		rows, err := u.session.Query(ctx, query, args)
 		if err != nil {
 			return err
@@ -262,46 +262,4 @@ func firstWords(query string) string {
 		return strings.ToValidUTF8(query[:80], "") + "…"
 	}
 	return query
-}
-
-// refuseEnding refuses a statement that would end the transaction behind the
-// unit's back, so that what follows would be committed one by one.
-func (d Dialect) refuseEnding(query string) error {
-	switch word, rest := firstWord(query); word {
-	case "BEGIN", "START", "COMMIT", "END", "ABORT":
-	case "ROLLBACK":
-		if strings.Contains(strings.ToUpper(rest), "TO ") { // a savepoint
-			return nil
-		}
-	case "ALTER", "CREATE", "DROP", "RENAME", "TRUNCATE", "LOCK", "UNLOCK", "GRANT", "REVOKE":
-		if second, _ := firstWord(rest); d != MySQL || second == "TEMPORARY" {
-			return nil
-		}
-		return fmt.Errorf("%w: MySQL would commit it because of %q: run that outside of any unit of work",
-			ErrOwned, firstWords(query))
-	default:
-		return nil
-	}
-	return fmt.Errorf("%w: refused %q: return nil or an error from the handler instead", ErrOwned, firstWords(query))
-}
-
-// readsOnly reports whether a query surely writes nothing. WITH may.
-func readsOnly(query string) bool {
-	switch word, _ := firstWord(query); word {
-	case "SELECT", "SHOW", "EXPLAIN", "DESCRIBE", "PRAGMA", "VALUES", "TABLE":
-		return true
-	}
-	return false
-}
-
-// firstWord splits a statement after its first word, which it returns in upper
-// case. A statement that begins with a comment counts as unknown.
-func firstWord(query string) (word, rest string) {
-	const between = " \t\r\n(;"
-	query = strings.TrimLeft(query, between)
-	end := strings.IndexAny(query, between)
-	if end < 0 {
-		end = len(query)
-	}
-	return strings.ToUpper(query[:end]), query[end:]
 }

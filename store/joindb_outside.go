@@ -49,7 +49,7 @@ func (o outside) Query(ctx context.Context, query string, args []driver.NamedVal
 func (o outside) bound(ctx context.Context, query string) (done func(ok bool) error, err error) {
 	bounds := o.store.begin.bounds
 	nothing := func(bool) error { return nil }
-	if o.inTx || !changesRows(query) {
+	if o.inTx || !o.store.dialect.changesRows(query) {
 		return nothing, nil
 	}
 	if o.store.dialect == SQLite { // which without a busy timeout fails at once
@@ -85,16 +85,6 @@ func (o outside) bound(ctx context.Context, query string) (done func(ok bool) er
 		}
 		return err
 	}, nil
-}
-
-// changesRows reports whether a statement may wait for rows that others lock.
-// Those that Postgres refuses in a transaction are none of them.
-func changesRows(query string) bool {
-	switch word, _ := firstWord(query); word {
-	case "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "WITH":
-		return true
-	}
-	return false
 }
 
 func (o outside) explain(query string, err error) error {

@@ -230,6 +230,19 @@ func TestAUnitThatIsOverGivesATransactionThatSaysSo(t *testing.T) {
 	require.Zero(t, b.count(t))
 }
 
+func TestABatchCannotEndTheTransaction(t *testing.T) {
+	b := setup(t)
+	boom := errors.New("boom")
+	require.ErrorIs(t, b.st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		batch := &pgx.Batch{}
+		batch.Queue("INSERT INTO things VALUES (1)")
+		batch.Queue("/* done */ COMMIT")
+		require.ErrorIs(t, native(ctx, t).SendBatch(ctx, batch).Close(), store.ErrOwned)
+		return boom
+	}), boom)
+	require.Zero(t, b.count(t))
+}
+
 func TestADeferredRollbackBehindACommitDoesNothing(t *testing.T) {
 	b := setup(t)
 	require.NoError(t, b.st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {

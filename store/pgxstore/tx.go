@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -116,7 +117,7 @@ func (t *unitTx) QueryRow(ctx context.Context, query string, args ...any) pgx.Ro
 
 func (t *unitTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	var results pgx.BatchResults
-	err := t.flushed(ctx, "batch", func(c *pgx.Conn) error {
+	err := t.flushed(ctx, batchText(b), func(c *pgx.Conn) error {
 		results = c.SendBatch(ctx, b)
 		return nil
 	})
@@ -124,6 +125,15 @@ func (t *unitTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		return errorBatch{err}
 	}
 	return results
+}
+
+// batchText shows the guard every statement of a batch.
+func batchText(b *pgx.Batch) string {
+	texts := make([]string, len(b.QueuedQueries))
+	for i, q := range b.QueuedQueries {
+		texts[i] = q.SQL
+	}
+	return strings.Join(texts, ";\n")
 }
 
 func (t *unitTx) CopyFrom(

@@ -282,9 +282,11 @@ func unitByHand(t *testing.T, b *bundle) {
 // Behind the unit's back it would be over, and the rest committed one by one.
 func unitEnding(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
-	ending := []string{"COMMIT", " commit ;", "BEGIN", "START TRANSACTION", "ROLLBACK", "rollback;", "END"}
+	ending := []string{"COMMIT", " commit ;", "BEGIN", "START TRANSACTION", "ROLLBACK", "rollback;", "END",
+		"/* why */ COMMIT", "-- why\nCOMMIT", "SELECT 1; COMMIT", "INSERT INTO things (id, n) VALUES (9, 9); /* ; */ COMMIT;"}
 	if b.h.Dialect == store.MySQL { // which commits because of them
-		ending = append(ending, "TRUNCATE TABLE things", "CREATE TABLE others (id INT)", "alter table things add x int")
+		ending = append(ending, "TRUNCATE TABLE things", "CREATE TABLE others (id INT)", "alter table things add x int",
+			"# why\nCOMMIT", "/*! COMMIT */", "/*M!100100 COMMIT */", "SET autocommit = 1")
 	}
 	require.ErrorIs(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		require.NoError(t, insert(ctx, tx, 1))
@@ -299,6 +301,8 @@ func unitEnding(t *testing.T, b *bundle) {
 			require.NoError(t, err, statement)
 		}
 		_, err := tx.ExecContext(ctx, "CREATE TEMPORARY TABLE passing (id INT)")
+		require.NoError(t, err)
+		_, err = tx.ExecContext(ctx, "/* ; COMMIT; */ UPDATE things SET n = 2 WHERE 'x; COMMIT' <> 'y' -- ; COMMIT")
 		require.NoError(t, err)
 		return errBoom
 	}), errBoom)
