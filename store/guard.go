@@ -84,9 +84,14 @@ func (u *Unit) run(ctx context.Context, query string, via *savepoint, writes boo
 // unit's guard like any other statement: query names it in statistics and
 // errors, which never get its arguments. f must not begin, commit or roll back, nor run
 // other statements of the unit, which would wait for it.
-// For a transaction that was joined driverConn is its Session.
+// For a transaction that was joined driverConn is its Session. An empty query
+// says that f sends nothing.
 func (u *Unit) Raw(ctx context.Context, query string, f func(driverConn any) error) error {
-	return u.run(ctx, query, nil, true, func() error {
+	return u.raw(ctx, query, nil, f)
+}
+
+func (u *Unit) raw(ctx context.Context, query string, via *savepoint, f func(driverConn any) error) error {
+	return u.run(ctx, query, via, !u.store.dialect.readsOnly(query), func() error {
 		if u.conn == nil {
 			return f(u.session)
 		}
@@ -160,7 +165,9 @@ func (u *Unit) observe(ctx context.Context, query string, took time.Duration, er
 	d := u.store.dialect
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.stats.Statements++
+	if query != "" {
+		u.stats.Statements++
+	}
 	if took > u.stats.SlowestTook {
 		u.stats.SlowestTook, u.stats.Slowest = took, query
 	}

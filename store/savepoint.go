@@ -328,13 +328,7 @@ func (u *Unit) beginNested(ctx context.Context, parent *savepoint) (*Nested, err
 
 // Raw is Unit.Raw for a statement of the nested transaction.
 func (n *Nested) Raw(ctx context.Context, query string, f func(driverConn any) error) error {
-	u := n.sp.unit
-	return u.run(ctx, query, n.sp, true, func() error {
-		if u.conn == nil {
-			return f(u.session)
-		}
-		return u.conn.Raw(f)
-	})
+	return n.sp.unit.raw(ctx, query, n.sp, f)
 }
 
 // Commit keeps what was done: the unit decides in the end. After a Commit or

@@ -230,6 +230,22 @@ func TestAUnitThatIsOverGivesATransactionThatSaysSo(t *testing.T) {
 	require.Zero(t, b.count(t))
 }
 
+// Code called within a nested transaction asks for the unit's and reads by it.
+func TestReadingBesideANestedTransactionIsHarmless(t *testing.T) {
+	b := setup(t)
+	require.NoError(t, b.st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		nested, err := native(ctx, t).Begin(ctx)
+		require.NoError(t, err)
+		_, err = nested.Exec(ctx, "INSERT INTO things VALUES (1)")
+		require.NoError(t, err)
+		var n int
+		require.NoError(t, native(ctx, t).QueryRow(ctx, "SELECT count(*) FROM things").Scan(&n))
+		require.Equal(t, 1, n)
+		return nested.Rollback(ctx)
+	}))
+	require.Zero(t, b.count(t))
+}
+
 func TestABatchCannotEndTheTransaction(t *testing.T) {
 	b := setup(t)
 	boom := errors.New("boom")

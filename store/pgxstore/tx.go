@@ -28,7 +28,7 @@ func Tx(ctx context.Context) (pgx.Tx, bool) {
 	}
 	t := &unitTx{unit: u}
 	var joined pgx.Tx
-	err := u.Raw(ctx, "pgxstore.Tx", func(driverConn any) error {
+	err := u.Raw(ctx, "", func(driverConn any) error {
 		if s, ok := driverConn.(session); ok {
 			joined = s.tx
 			return nil
