@@ -115,7 +115,8 @@ type joinConn struct {
 	own *sql.Conn
 	// held: it stays with who holds it, and joins no unit.
 	held bool
-	// ownTx: a transaction is open on it.
+	// ownTx: a transaction is open on it, begun by BeginTx or, on a *sql.Conn, by a
+	// statement.
 	ownTx bool
 }
 
@@ -137,7 +138,7 @@ func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
 	case c.unit != nil:
 		return guarded{c.unit, c.nested}, nil
 	case c.ownTx, c.held:
-		return outside{store: c.store, conn: c.own, inTx: c.ownTx}, nil
+		return outside{c}, nil
 	}
 	if u := c.store.UnitFromContext(ctx); u != nil {
 		return guarded{unit: u}, nil
@@ -145,7 +146,7 @@ func (c *joinConn) target(ctx context.Context, what string) (Session, error) {
 	if err := c.takeOwn(ctx, what); err != nil {
 		return nil, err
 	}
-	return outside{store: c.store, conn: c.own, inTx: c.ownTx}, nil
+	return outside{c}, nil
 }
 
 func (c *joinConn) takeOwn(ctx context.Context, what string) error {
@@ -195,7 +196,7 @@ func (c *joinConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.T
 		return &lentTx{conn: c, handle: lent.handle}, nil
 	}
 	u := c.store.UnitFromContext(ctx)
-	if u == nil || c.held {
+	if u == nil || c.ownTx || c.held {
 		return c.beginOwn(ctx, opts)
 	}
 	if err := u.allowsIsolation(sql.IsolationLevel(opts.Isolation)); err != nil {
@@ -220,10 +221,13 @@ func (c *joinConn) Ping(ctx context.Context) error {
 // Close gives the real connection back. A driver that reported it broken has
 // already told the pool.
 func (c *joinConn) Close() error {
-	if c.own != nil && !c.held {
-		return c.own.Close()
+	if c.own == nil || c.held {
+		return nil
 	}
-	return nil
+	if c.ownTx { // whoever gets the connection next must not continue it
+		_ = c.own.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	return c.own.Close()
 }
 
 func (u *Unit) allowsIsolation(asked sql.IsolationLevel) error {

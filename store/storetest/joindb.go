@@ -23,6 +23,7 @@ func testJoinDB(t *testing.T, h Harness) {
 		{"OutlivesAStatementsTimeout", joinTimeout},
 		{"ServesManyUnitsAtOnce", joinMany},
 		{"ClosesRowsThatWereLeftOpen", joinOpenRows},
+		{"KeepsATransactionThatWasBegunByAStatement", joinBegunByHand},
 	})
 }
 
@@ -261,4 +262,37 @@ func joinOpenRows(t *testing.T, b *bundle) {
 	require.ErrorIs(t, left.Err(), store.ErrUnitOver, "and don't look as if they had ended")
 	require.NoError(t, left.Close())
 	require.Zero(t, b.inUse())
+}
+
+// Old code that takes a *sql.Conn and speaks to it as to a console.
+func joinBegunByHand(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	conn, err := store.JoinDB(st).Conn(t.Context())
+	require.NoError(t, err)
+	run := func(ctx context.Context, query string) {
+		_, err := conn.ExecContext(ctx, query)
+		require.NoError(t, err, query)
+	}
+	run(t.Context(), "/* by hand */ BEGIN")
+	run(t.Context(), "INSERT INTO things (id, n) VALUES (1, 1)")
+	run(t.Context(), "UPDATE things SET n = 2")
+	run(t.Context(), "ROLLBACK")
+	require.Zero(t, b.things(t), "no statement has ended it")
+	run(t.Context(), "BEGIN")
+	run(t.Context(), "INSERT INTO things (id, n) VALUES (2, 1)")
+	run(t.Context(), "COMMIT")
+	require.Equal(t, 1, b.things(t))
+	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		run(ctx, "INSERT INTO things (id, n) VALUES (3, 1)") // it is over: the statement joins
+		return nil
+	}))
+	require.Equal(t, 2, b.things(t))
+
+	run(t.Context(), "BEGIN")
+	run(t.Context(), "INSERT INTO things (id, n) VALUES (4, 1)")
+	require.NoError(t, conn.Close())
+	for range 10 {
+		require.NoError(t, st.InTx(t.Context(), func(context.Context, store.Tx) error { return nil }))
+	}
+	require.Equal(t, 2, b.things(t), "whoever gets its connection doesn't commit what was left open")
 }
