@@ -55,11 +55,15 @@ func (v Verdict) Open() bool {
 
 // InboxRow is a consumer's memory of one message.
 type InboxRow struct {
-	Consumer    string
-	MessageID   string
-	Verdict     Verdict
-	Reason      string
+	// Consumer and MessageID tell it from others; they are stored as Identity says.
+	Consumer  string
+	MessageID string
+	Verdict   Verdict
+	// Reason says why, for people. It is cut at 2,000 bytes, and made text.
+	Reason string
+	// Fingerprint is a hash of the payload, of 32 bytes at most. Optional.
 	Fingerprint []byte
+	// ProcessedAt is set by the database, whose clock decides when it is purged.
 	ProcessedAt time.Time
 }
 
@@ -95,7 +99,7 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 		if inserted || err != nil {
 			return InboxRow{}, inserted, err
 		}
-		existing, err = s.getInbox(ctx, u.Tx(), row.Consumer, row.MessageID, s.dialect.current())
+		existing, err = s.getInbox(ctx, u.Tx(), row.Consumer, row.MessageID)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return existing, false, err
 		}
@@ -142,15 +146,10 @@ func (r InboxRow) values() []any {
 	return []any{r.Consumer, r.MessageID, string(r.Verdict), nullString(plainText(r.Reason, maxReason)), nullBytes(r.Fingerprint)}
 }
 
-// GetInbox reads what a consumer remembers of a message. Errors match
-// sql.ErrNoRows when it remembers nothing.
-func (s *Store) GetInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
-	return s.getInbox(ctx, tx, Identity(consumer), Identity(messageID), "")
-}
-
-// getInbox takes identities as they are stored: what looks like a hash would be
-// hashed again.
-func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID, suffix string) (InboxRow, error) {
+// getInbox reads what a consumer remembers of a message; sql.ErrNoRows when it
+// remembers nothing. It takes identities as they are stored: what looks like a
+// hash would be hashed again.
+func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
 	var row struct {
 		Verdict     string         `db:"verdict"`
 		Reason      sql.NullString `db:"reason"`
@@ -158,7 +157,8 @@ func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID, suffix
 		ProcessedAt int64          `db:"processed_at_us"`
 	}
 	err := tx.GetContext(ctx, &row, "SELECT verdict, reason, fingerprint, "+s.dialect.micros("processed_at")+
-		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?"+suffix, consumer, messageID)
+		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?"+s.dialect.current(),
+		consumer, messageID)
 	if err != nil {
 		return InboxRow{}, err
 	}

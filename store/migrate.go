@@ -26,7 +26,7 @@ var migrationFiles embed.FS
 const SchemaVersion = 1
 
 // Migrator brings the schema up and down. Processes that migrate at the same
-// time wait for each other.
+// time wait for each other; it is safe for concurrent use.
 type Migrator struct{ store *Store }
 
 // MigrationStatus is one migration's state.

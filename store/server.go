@@ -10,6 +10,7 @@ import (
 
 // Inspector looks at a database from outside and changes nothing. Unlike a Store
 // it needs no schema, and it can be had for one that this program may not use.
+// It is safe for concurrent use.
 type Inspector struct{ store *Store }
 
 // NewInspector returns an inspector. Only Dialect, Schema and Prefix of cfg

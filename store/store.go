@@ -132,7 +132,8 @@ type Store struct {
 // returns the store. The database stays the caller's.
 //
 // Errors: those of a wrong configuration; ErrSchemaMissing; ErrSchemaTooNew; and
-// the database's own when it can't be reached.
+// the database's own when it can't be reached, which is asked once (Connect waits
+// for one that is starting).
 func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	s, err := newStore(db, cfg)
 	if err != nil {

@@ -14,7 +14,8 @@ type VerdictLogRow struct {
 	Consumer  string
 	MessageID string
 	Verdict   Verdict
-	Reason    string
+	// Reason says why, for people. It is cut at 2,000 bytes, and made text.
+	Reason string
 	// Observed says that the verdict had no effect.
 	Observed bool
 }

@@ -282,12 +282,14 @@ func TestAForeignTransactionCarriesHeadracesRows(t *testing.T) {
 		tx, err := b.pool.Begin(t.Context())
 		require.NoError(t, err)
 		ctx := pgxstore.Join(t.Context(), b.st, tx)
-		require.NoError(t, b.st.InTx(ctx, func(ctx context.Context, headrace store.Tx) error {
-			_, inserted, err := b.st.InsertInbox(ctx, store.InboxRow{Consumer: "c", MessageID: "m", Verdict: store.Applied})
+		require.NoError(t, b.st.InTx(ctx, func(ctx context.Context, _ store.Tx) error {
+			message := store.InboxRow{Consumer: "c", MessageID: "m", Verdict: store.Applied}
+			_, inserted, err := b.st.InsertInbox(ctx, message)
 			require.NoError(t, err)
 			require.True(t, inserted)
-			row, err := b.st.GetInbox(ctx, headrace, "c", "m")
+			row, inserted, err := b.st.InsertInbox(ctx, message)
 			require.NoError(t, err)
+			require.False(t, inserted)
 			require.Equal(t, store.Applied, row.Verdict)
 			require.WithinDuration(t, time.Now(), row.ProcessedAt, time.Minute)
 			require.ErrorIs(t, native(ctx, t).Commit(ctx), store.ErrOwned)

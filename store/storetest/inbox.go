@@ -2,7 +2,6 @@ package storetest
 
 import (
 	"context"
-	"database/sql"
 	"strings"
 	"testing"
 	"time"
@@ -88,12 +87,6 @@ func inboxContent(t *testing.T, b *bundle) {
 	require.True(t, existing.SameContent(nil), "no proof of the contrary")
 	require.True(t, strings.HasPrefix(existing.Reason, "broken: "), "made storable, not refused")
 	require.LessOrEqual(t, len(existing.Reason), 2000)
-
-	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
-		_, err := st.GetInbox(ctx, tx, "a", "unknown")
-		require.ErrorIs(t, err, sql.ErrNoRows)
-		return nil
-	}))
 }
 
 // Under usual collations and column widths some of these are one.
