@@ -25,6 +25,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -148,11 +150,21 @@ func (p *Plugin) Publisher() message.Publisher {
 	return p.publishers[forwarder.DefaultDestination]
 }
 
-// PublisherFor is Publisher for one of Config.Destinations. It returns nil for a
-// name that isn't configured.
+// PublisherFor is Publisher for one of Config.Destinations. With a name that
+// isn't configured every Publish fails, with an error that lists the names.
 func (p *Plugin) PublisherFor(destination string) message.Publisher {
-	return p.publishers[destination]
+	if publisher, ok := p.publishers[destination]; ok {
+		return publisher
+	}
+	return nowhere{fmt.Errorf("headrace: there is no destination %q in Config.Destinations; known are %s",
+		destination, strings.Join(slices.Sorted(maps.Keys(p.publishers)), ", "))}
 }
+
+// nowhere is the publisher of a destination that isn't configured.
+type nowhere struct{ err error }
+
+func (n nowhere) Publish(string, ...*message.Message) error { return n.err }
+func (nowhere) Close() error                                { return nil }
 
 // Store returns the store, for what this package doesn't bundle.
 func (p *Plugin) Store() *store.Store { return p.store }

@@ -279,7 +279,8 @@ func TestFurtherDestinationsHaveTheirOwnPublishers(t *testing.T) {
 	require.NoError(t, err)
 	b.cfg.Destinations = map[string]message.Publisher{"audit": audit}
 	hr := b.open(t)
-	require.Nil(t, hr.PublisherFor("other"))
+	err = hr.PublisherFor("other").Publish("out", message.NewMessage("0", nil))
+	require.ErrorContains(t, err, `there is no destination "other" in Config.Destinations; known are audit, default`)
 	require.NoError(t, hr.PublisherFor("audit").Publish("out", message.NewMessage("1", nil)))
 	require.NoError(t, hr.Drain(t.Context()))
 	msg := <-heard
