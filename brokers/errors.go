@@ -40,8 +40,6 @@ var (
 	ErrTooLarge = errors.New("message is too large for the broker")
 	// ErrMetadata: the message has metadata that the broker can't carry.
 	ErrMetadata = errors.New("the broker can't carry this metadata")
-	// ErrPayload: the message has a payload that the broker can't carry.
-	ErrPayload = errors.New("the broker can't carry this payload")
 	// ErrNilMessage: a nil pointer in place of a message.
 	ErrNilMessage = errors.New("message is nil")
 )

@@ -16,7 +16,7 @@ import (
 var ErrClosed = errors.New("forwarder is closed")
 
 // Forwarder relays the outbox. Several forwarders, in one process or many, share
-// its partitions.
+// its partitions. Its methods may be called concurrently.
 type Forwarder struct {
 	store  *store.Store
 	cfg    Config

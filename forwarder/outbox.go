@@ -28,8 +28,8 @@ type OutboxConfig struct {
 	// with. Default "default".
 	Destination string
 	// Key gives the key of each message, which then must have one, except for what
-	// Watermill's PoisonQueue puts aside. Default: the
-	// metadata entry msgmeta.Key, and messages without it have no order.
+	// Watermill's PoisonQueue puts aside. Default: the metadata entry msgmeta.Key,
+	// and messages without it have no order.
 	Key keys.Func
 }
 

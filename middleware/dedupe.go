@@ -142,7 +142,8 @@ func (c DedupeConfig) validate() error {
 // handler's own writes and the messages that it sends are one transaction.
 //
 // A message is remembered only when its handler has succeeded. A second delivery
-// waits for the first one's outcome, and is then skipped or handled.
+// waits for the first one's outcome, and is then skipped or handled. It is safe
+// for concurrent use, and one Dedupe serves all handlers of a router.
 type Dedupe struct {
 	store    *store.Store
 	cfg      DedupeConfig

@@ -21,9 +21,8 @@
 //     poison queue, and the message is not remembered as handled, so that it can
 //     be sent again. Inside, the failure is swallowed before Dedupe sees it: what
 //     the handler wrote before it failed is committed and the message counts as
-//     handled. Its publisher may be the broker's or an outbox's; in strict mode,
-//     the broker's, because outside of Dedupe there is no unit of work to publish
-//     in.
+//     handled. Its publisher may be the broker's or an outbox's, which takes what
+//     is put aside without a key too, and in strict mode.
 //   - Deduplicator: neither. It marks a message as seen before the handler has
 //     done its work, and so loses what fails.
 package middleware

@@ -14,10 +14,15 @@ type VerdictHook interface {
 
 // Verdict is what became of one delivery.
 type Verdict struct {
-	Consumer  string
+	// Consumer is the scope of dedupe: service and handler.
+	Consumer string
+	// MessageID is what the message was told apart by: its UUID, or what
+	// DedupeConfig.Identity has returned.
 	MessageID string
-	Topic     string
-	Verdict   store.Verdict
+	// Topic is the one that the handler subscribes to.
+	Topic string
+	// Verdict is store.Applied or store.Duplicate.
+	Verdict store.Verdict
 	// Observed says that the verdict had no effect: the middleware observes.
 	Observed bool
 	// Took is the time from receiving the message to the verdict.
@@ -31,14 +36,17 @@ type PurgeHook interface {
 
 // PurgeStats is what a purge did.
 type PurgeStats struct {
+	// Consumer is whose messages were purged.
 	Consumer string
 	// Purged counts the inbox rows and verdict log entries removed.
 	Purged int64
 	// Batches counts the transactions that removed them.
 	Batches int
-	Took    time.Duration
+	// Took is the time from the purge's beginning, pauses included.
+	Took time.Duration
 	// Interrupted says why it ended early: quiet hours over, a deep backlog. Empty
 	// when nothing was left to purge.
 	Interrupted string
-	Err         error
+	// Err is why it failed; the next purge goes on where this one stopped.
+	Err error
 }

@@ -107,7 +107,8 @@ func (c PurgeConfig) validate() (cron.Schedule, error) {
 }
 
 // Purge forgets old messages at quiet hours, in small batches, in one instance at
-// a time. Messages with an open verdict are never forgotten.
+// a time. Messages with an open verdict are never forgotten. It is safe for
+// concurrent use.
 type Purge struct {
 	store    *store.Store
 	cfg      PurgeConfig
