@@ -217,16 +217,24 @@ func (s *Store) postgresBeginner(ctx context.Context, isolation string) (beginne
 
 func (s *Store) mysqlBeginner(ctx context.Context, isolation string) (beginner, error) {
 	var session struct {
-		LockWait  int64  `db:"lock_wait"`
-		Isolation string `db:"isolation"`
+		LockWait   int64  `db:"lock_wait"`
+		Autocommit int    `db:"autocommit"`
+		Isolation  string `db:"isolation"`
 	}
-	query := "SELECT @@innodb_lock_wait_timeout AS lock_wait, @@transaction_isolation AS isolation"
+	query := "SELECT @@innodb_lock_wait_timeout AS lock_wait, @@autocommit AS autocommit, @@transaction_isolation AS isolation"
 	if err := s.db.GetContext(ctx, &session, query); err != nil {
 		// MariaDB before 11.1 knows it only by its older name.
-		query = "SELECT @@innodb_lock_wait_timeout AS lock_wait, @@tx_isolation AS isolation"
+		query = strings.Replace(query, "@@transaction_isolation", "@@tx_isolation", 1)
 		if err := s.db.GetContext(ctx, &session, query); err != nil {
 			return beginner{}, err
 		}
+	}
+	if session.Autocommit == 0 {
+		// A lease's renewal, or a statement through JoinDB, would never be committed,
+		// and its connection would go back to the pool with the transaction open.
+		return beginner{}, errors.New("the database's connections have autocommit off, so that what is written outside of " +
+			"units of work would never be committed: remove autocommit=0 from the DSN, or set it to 1 there " +
+			"where the server's own setting is off")
 	}
 	b := beginner{commit: "COMMIT"}
 	want := max(int64(s.cfg.LockTimeout/time.Second), 1)

@@ -121,8 +121,9 @@ func (d Dialect) contention(err error) bool {
 		state := sqlState(err)
 		return state == "40001" || state == "40P01"
 	case MySQL:
+		// 1020: MariaDB's innodb_snapshot_isolation, at REPEATABLE READ.
 		n := mysqlNumber(err)
-		return n == 1213 || n == 1205
+		return n == 1213 || n == 1205 || n == 1020
 	case SQLite:
 		code := sqliteCode(err) & 0xff
 		return code == sqliteBusy || code == sqliteLocked
@@ -137,8 +138,9 @@ func (d Dialect) ends(err error) bool {
 	case MySQL:
 		// 1205 ends it only with innodb_rollback_on_timeout, which can't be told
 		// from here; treating it as over is right for both.
+		// 1206, the lock table is full, isn't retried: the transaction is too large.
 		n := mysqlNumber(err)
-		return n == 1213 || n == 1205
+		return n == 1213 || n == 1205 || n == 1020 || n == 1206
 	case SQLite:
 		// https://www.sqlite.org/lang_transaction.html, "Response To Errors
 		// Within A Transaction": these may roll back on their own.

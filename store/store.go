@@ -143,6 +143,9 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	if err := s.withConn(ctx, func(*sqlx.Conn) error { return nil }); err != nil {
 		return nil, err
 	}
+	if s.begin, err = s.newBeginner(ctx); err != nil {
+		return nil, fmt.Errorf("store: session's settings: %w", err)
+	}
 	if s.cfg.Migrate {
 		if err := s.Migrator().Up(ctx); err != nil {
 			return nil, err
@@ -150,9 +153,6 @@ func Open(ctx context.Context, db *sql.DB, cfg Config) (*Store, error) {
 	}
 	if err := s.CheckSchema(ctx); err != nil {
 		return nil, err
-	}
-	if s.begin, err = s.newBeginner(ctx); err != nil {
-		return nil, fmt.Errorf("store: read the session's settings: %w", err)
 	}
 	// Last, because it starts a goroutine that only Close ends.
 	s.joined = newJoinDB(s)
