@@ -20,8 +20,7 @@ type inFlightKey struct{ consumer, id string }
 // enter waits until no copy is being handled, and returns how to leave. Errors
 // match ErrBusy when that takes longer than timeout.
 func (f *inFlight) enter(ctx context.Context, key inFlightKey, timeout time.Duration) (leave func(), err error) {
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
+	var timer *time.Timer // made for copies only, which are rare
 	for {
 		f.mu.Lock()
 		holder, busy := f.holders[key]
@@ -40,6 +39,10 @@ func (f *inFlight) enter(ctx context.Context, key inFlightKey, timeout time.Dura
 			}, nil
 		}
 		f.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(timeout)
+			defer timer.Stop()
+		}
 		select {
 		case <-holder:
 		case <-ctx.Done():

@@ -141,8 +141,9 @@ type UnitConn interface {
 	// "; ". An error of theirs may be the first statement's instead. A transaction
 	// without statements need not reach the database.
 	BeginUnit(ctx context.Context, statements string) error
-	// CommitUnit must fail, with SQLSTATE 25P02, when the transaction was aborted.
-	CommitUnit(ctx context.Context) error
+	// CommitUnit must fail, with SQLSTATE 25P02, when the transaction was aborted,
+	// and when the database gives no answer within the timeout.
+	CommitUnit(ctx context.Context, timeout time.Duration) error
 	RollbackUnit(ctx context.Context) error
 }
 
@@ -264,9 +265,12 @@ func (b beginner) run(ctx context.Context, u *Unit) error {
 }
 
 func (b beginner) sendCommit(ctx context.Context, u *Unit) error {
-	if is, err := u.onUnitConn(func(c UnitConn) error { return c.CommitUnit(ctx) }); is || err != nil {
+	timeout := u.store.cfg.CommitTimeout
+	if is, err := u.onUnitConn(func(c UnitConn) error { return c.CommitUnit(ctx, timeout) }); is || err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	start := time.Now()
 	for {
 		_, err := u.session.Exec(ctx, b.commit, nil)

@@ -38,6 +38,9 @@ func (g guarded) Query(ctx context.Context, query string, args []driver.NamedVal
 		guardedRows = newUnitRows(u, rows)
 		u.mu.Lock()
 		defer u.mu.Unlock()
+		if u.reading == nil { // most units read nothing
+			u.reading = map[*unitRows]struct{}{}
+		}
 		u.reading[guardedRows] = struct{}{}
 		return nil
 	})

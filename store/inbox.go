@@ -91,7 +91,7 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 	// message is new again.
 	for range 3 {
 		start := time.Now()
-		inserted, err = s.tryInsertInbox(ctx, u.Tx(), row)
+		inserted, err = s.tryInsertInbox(ctx, u, row)
 		u.waited(time.Since(start))
 		if errors.Is(err, ErrLockTimeout) {
 			return InboxRow{}, false, fmt.Errorf("%w: %w", errWaitedForCopy, err)
@@ -123,18 +123,25 @@ func (r InboxRow) validate() error {
 
 const maxFingerprint = 32
 
-func (s *Store) tryInsertInbox(ctx context.Context, tx Tx, row InboxRow) (inserted bool, err error) {
-	query := "INSERT INTO " + s.names.inbox + " (consumer, message_id, verdict, reason, fingerprint) VALUES (?, ?, ?, ?, ?)"
+// insertInboxSQL is made once: it is the one statement that every message needs.
+func insertInboxSQL(d Dialect, inbox string) string {
+	query := "INSERT INTO " + inbox + " (consumer, message_id, verdict, reason, fingerprint) VALUES (?, ?, ?, ?, ?)"
+	if d != MySQL {
+		query += " ON CONFLICT (consumer, message_id) DO NOTHING"
+	}
+	return d.rebind(query)
+}
+
+func (s *Store) tryInsertInbox(ctx context.Context, u *Unit, row InboxRow) (inserted bool, err error) {
+	res, err := guarded{unit: u}.Exec(ctx, s.insertInbox, namedValues(row.values()))
 	if s.dialect == MySQL {
 		// Not INSERT IGNORE, which hides other errors, and not RowsAffected, which
 		// clientFoundRows changes: the duplicate is an error with a number.
-		_, err := tx.ExecContext(ctx, query, row.values()...)
 		if s.dialect.duplicateKey(err) {
 			return false, nil
 		}
 		return err == nil, err
 	}
-	res, err := tx.ExecContext(ctx, query+" ON CONFLICT (consumer, message_id) DO NOTHING", row.values()...)
 	if err != nil {
 		return false, err
 	}

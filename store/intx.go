@@ -29,25 +29,40 @@ func (s *Store) InTx(ctx context.Context, fn func(ctx context.Context, tx Tx) er
 	if u := s.UnitFromContext(ctx); u != nil {
 		return u.join(ctx, fn)
 	}
-	attempts := 0
-	var last TxStats
-	// failsafe isn't given the context: it would report a cancelled one as an
-	// error even when the attempt has committed.
-	err := failsafe.With(s.retryPolicy(ctx)).Run(func() error {
-		attempts++
-		stats, err := s.attempt(ctx, fn)
-		last = stats
-		return err
-	})
+	last, err := s.attempt(ctx, fn)
+	last.Attempts = 1
+	if err != nil && s.IsContention(err) {
+		last, err = s.attemptAgain(ctx, fn, last, err)
+	}
 	if err != nil && s.IsContention(err) && !errors.Is(err, ErrLockTimeout) {
-		err = fmt.Errorf("%w: %d attempts: %w", ErrContention, attempts, err)
+		err = fmt.Errorf("%w: %d attempts: %w", ErrContention, last.Attempts, err)
 		fields := aboutFrom(ctx).logFields()
-		fields["attempts"] = attempts
+		fields["attempts"] = last.Attempts
 		s.cfg.Logger.Error("Transaction lost against concurrent ones on every attempt", err, fields)
 	}
-	last.Attempts, last.Err, last.About = attempts, err, aboutFrom(ctx)
+	last.Err, last.About = err, aboutFrom(ctx)
 	s.report(last)
 	return err
+}
+
+// attemptAgain goes on after a first attempt that lost. The policy isn't made
+// before it is needed: it costs as much as the rest of InTx.
+func (s *Store) attemptAgain(
+	ctx context.Context, fn func(context.Context, Tx) error, last TxStats, lost error,
+) (TxStats, error) {
+	attempts := 0
+	// failsafe isn't given the context: it would report a cancelled one as an
+	// error even when the attempt has committed.
+	err := failsafe.With(s.retryPolicy(ctx)).Run(func() (err error) {
+		attempts++
+		if attempts == 1 {
+			return lost
+		}
+		last, err = s.attempt(ctx, fn)
+		return err
+	})
+	last.Attempts = attempts
+	return last, err
 }
 
 func (s *Store) retryPolicy(ctx context.Context) retrypolicy.RetryPolicy[any] {

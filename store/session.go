@@ -101,14 +101,15 @@ func prepare(ctx context.Context, conn driver.Conn, query string) (driver.Stmt, 
 }
 
 // checkArgs does for the driver what database/sql does: it asks the connection's
-// own checker and falls back to the default conversion.
+// own checker and falls back to the default conversion. It works in args, which
+// belong to one statement.
 func checkArgs(conn driver.Conn, args []driver.NamedValue) ([]driver.NamedValue, error) {
 	checker, _ := conn.(driver.NamedValueChecker)
-	checked := make([]driver.NamedValue, 0, len(args))
-	for _, arg := range args {
-		err := driver.ErrSkip
+	checked := args[:0]
+	for i := range args {
+		arg, err := &args[i], driver.ErrSkip
 		if checker != nil {
-			err = checker.CheckNamedValue(&arg)
+			err = checker.CheckNamedValue(arg)
 		}
 		switch {
 		case errors.Is(err, driver.ErrRemoveArgument):
@@ -121,7 +122,7 @@ func checkArgs(conn driver.Conn, args []driver.NamedValue) ([]driver.NamedValue,
 			return nil, err
 		}
 		arg.Ordinal = len(checked) + 1
-		checked = append(checked, arg)
+		checked = append(checked, *arg)
 	}
 	return checked, nil
 }

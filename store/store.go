@@ -119,6 +119,9 @@ type Store struct {
 	dialect Dialect
 	cfg     Config
 	names   names
+	// insertInbox is the statement, bound for the dialect.
+	insertInbox string
+
 	begin   beginner
 	txHooks []TxHook
 	joined  *sqlx.DB
@@ -176,6 +179,9 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 		dialect: cfg.Dialect,
 		cfg:     cfg,
 		names:   tables,
+
+		insertInbox: insertInboxSQL(cfg.Dialect, tables.inbox),
+
 		txHooks: HooksOf[TxHook](cfg.Hooks),
 	}
 	if cfg.Dialect == SQLite {

@@ -72,7 +72,7 @@ type handle struct {
 func newUnit(ctx context.Context, s *Store) *Unit {
 	return &Unit{
 		store: s, about: aboutFrom(ctx), begun: time.Now(),
-		turn: make(chan struct{}, 1), reading: map[*unitRows]struct{}{}, lent: &handle{},
+		turn: make(chan struct{}, 1), lent: &handle{},
 	}
 }
 
@@ -159,9 +159,7 @@ func (u *Unit) sendCommit(ctx context.Context) error {
 	for _, rows := range u.openRows() {
 		rows.end()
 	}
-	bounded, cancel := context.WithTimeout(ctx, u.store.cfg.CommitTimeout)
-	defer cancel()
-	err = u.store.begin.sendCommit(bounded, u)
+	err = u.store.begin.sendCommit(ctx, u)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -34,12 +35,18 @@ func (c *conn) BeginUnit(_ context.Context, statements string) error {
 
 // CommitUnit commits. Postgres answers COMMIT of an aborted transaction with
 // ROLLBACK and no error; here it is one, with the state that any other statement
-// would have got.
-func (c *conn) CommitUnit(ctx context.Context) error {
+// would have got. The socket's deadline bounds it, since for a context's pgx starts
+// a goroutine. ctx is never cancelled.
+func (c *conn) CommitUnit(ctx context.Context, timeout time.Duration) error {
 	if c.dropBegin() {
 		return nil
 	}
+	socket := c.Conn.Conn().PgConn().Conn()
+	if err := socket.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return fmt.Errorf("bound the wait for COMMIT: %w", err)
+	}
 	tag, err := c.Conn.Conn().Exec(ctx, "COMMIT")
+	_ = socket.SetDeadline(time.Time{}) // fails only on a closed socket, which the next statement will notice
 	if err != nil {
 		return err
 	}
