@@ -32,7 +32,7 @@ deliveries were repeats of messages in it, and so were skipped; and which proces
 relays which of the outbox's partitions. It counts whole tables, so it takes a
 while on large ones.
 
-Processes that died more than ` + rounded(longDead) + ` ago are left out, unless --verbose or --json is
+Processes that died more than a minute ago are left out, unless --verbose or --json is
 given, which list every lease by itself.
 
 With --check, or any of the --max flags, the exit status is 1 when a limit is

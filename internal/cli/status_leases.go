@@ -116,7 +116,7 @@ func ownersText(leases []leaseJSON) string {
 	}
 	text := "LEASES\n" + strings.TrimSuffix(table(rows...), "\n")
 	if dead > 0 {
-		text += fmt.Sprintf("\n%s died more than %s ago (--verbose shows all leases)", plural(dead, "owner"), rounded(longDead))
+		text += fmt.Sprintf("\n%s died more than a minute ago (--verbose shows all leases)", plural(dead, "owner"))
 	}
 	return text
 }

@@ -127,7 +127,7 @@ OWNER  PARTITIONS  OTHER LEASES  EXPIRES
 host-1  3 of 16: 5, 9-10  purge/stock  in AGE
 host-2  none  expired AGE ago
 nobody  13 of 16: 0-4, 6-8, 11-15
-1 owner died more than AGE ago (--verbose shows all leases)
+1 owner died more than a minute ago (--verbose shows all leases)
 `
 
 const verboseLeases = `
