@@ -256,24 +256,9 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	}
 	if err != nil {
-		return d.redeliver(outer, dl, err)
-	}
-	d.tell(dl, verdict, false)
-	return nil
-}
-
-// redeliver passes a failure on, except where the message was read in the
-// transaction that had to be rolled back: a nack would only repeat it within
-// that transaction. With no error the subscriber acks, its ack fails, and the
-// message is read again in a fresh one.
-func (d *Dedupe) redeliver(outer context.Context, dl delivery, err error) error {
-	u := d.store.UnitFromContext(outer)
-	if u == nil || !u.DeliversAgain() || !u.Over() {
 		return err
 	}
-	d.cfg.Logger.Info("Rolled back with its subscriber's transaction, will be read again", watermill.LogFields{
-		"consumer": dl.consumer, "message_id": dl.id, "cause": err.Error(),
-	})
+	d.tell(dl, verdict, false)
 	return nil
 }
 

@@ -61,6 +61,12 @@ func unitFrom(ctx context.Context) *Unit {
 // its commit: what is registered with BeforeCommit runs when the outermost InTx
 // returns, and what is registered with AfterCommit never does.
 //
+// An outermost InTx that records a message (Dedupe's does) and fails undoes what it
+// did, so that the caller may deliver the message again within the transaction.
+// watermill-sql's own subscriber does so after a nack; but it also commits what a
+// handler has written so far when its deadline passes or it is closed, which
+// nothing here can prevent: the brokers of Headrace do.
+//
 // After an error that matches ErrDoomed the caller must roll back: MySQL and
 // SQLite may already have done so, and what is then sent through the *sql.Tx
 // itself would run outside of any transaction.

@@ -86,6 +86,9 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 	if err := row.validate(); err != nil {
 		return InboxRow{}, false, err
 	}
+	if err := u.openAttempt(ctx); err != nil {
+		return InboxRow{}, false, err
+	}
 	row.Consumer, row.MessageID = Identity(row.Consumer), Identity(row.MessageID)
 	// The row that stood in the way may be purged before it is read: then the
 	// message is new again.

@@ -126,23 +126,83 @@ func (s *Store) attempt(ctx context.Context, fn func(context.Context, Tx) error)
 func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) error {
 	outermost := u.enter()
 	defer u.leave()
-	if outermost && u.attempts {
-		return u.redeliverable(ctx, fn)
-	}
 	if err := u.usable(nil); err != nil {
 		return err
 	}
 	if outermost && u.conn == nil {
 		defer u.leaveForeign()
+		return u.joinForeign(ctx, fn)
 	}
 	if err := fn(u.Context(ctx), u.Tx()); err != nil {
 		u.fail(err)
 		return err
 	}
-	if outermost && u.conn == nil {
-		return u.prepare(ctx) // a foreign transaction's commit can't be hooked
-	}
 	return nil
+}
+
+// joinForeign runs fn in a transaction that somebody else will end.
+func (u *Unit) joinForeign(ctx context.Context, fn func(context.Context, Tx) error) error {
+	returned := false
+	defer func() {
+		if !returned { // a panic, or runtime.Goexit
+			_ = u.endAttempt(ctx, errors.New("the handler did not return"))
+		}
+	}()
+	err := fn(u.Context(ctx), u.Tx())
+	if err == nil {
+		err = u.prepare(ctx) // its commit can't be hooked
+	}
+	returned = true
+	return u.endAttempt(ctx, err)
+}
+
+// openAttempt opens a savepoint before a message is recorded in a transaction that
+// somebody else will end. watermill-sql's own subscriber delivers a message again
+// within its transaction after a nack: the inbox row of the attempt that failed
+// would make the next one look like a duplicate, whose ack loses the message.
+func (u *Unit) openAttempt(ctx context.Context) error {
+	if u.conn != nil {
+		return nil
+	}
+	u.mu.Lock()
+	inside := u.depth > 0 && len(u.stack) == 0
+	u.mu.Unlock()
+	if !inside {
+		return nil
+	}
+	sp, err := u.openSavepoint(ctx, nil, true)
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.attempt = sp
+	return nil
+}
+
+// endAttempt keeps or undoes what was done since openAttempt. Without one, and
+// after losing against a concurrent transaction, which every further attempt in
+// this one would, a failure leaves the unit doomed.
+func (u *Unit) endAttempt(ctx context.Context, err error) error {
+	ctx = context.WithoutCancel(ctx)
+	u.mu.Lock()
+	sp := u.attempt
+	u.attempt = nil
+	u.mu.Unlock()
+	switch {
+	case sp != nil && err == nil:
+		return sp.commit(ctx)
+	case sp != nil:
+		undo := sp.rollback(ctx)
+		if undo == nil && !u.store.IsContention(err) {
+			return err
+		}
+		u.fail(err)
+		return errors.Join(err, undo)
+	case err != nil:
+		u.fail(err)
+	}
+	return err
 }
 
 // leaveForeign takes back what was lent in a transaction whose end nobody tells
@@ -153,16 +213,6 @@ func (u *Unit) leaveForeign() {
 	u.lent = &handle{}
 	u.mu.Unlock()
 	lent.free()
-}
-
-// redeliverable runs fn in a savepoint of a unit in which the message may be
-// delivered again.
-func (u *Unit) redeliverable(ctx context.Context, fn func(context.Context, Tx) error) error {
-	err := u.savepoint(ctx, fn)
-	if err != nil && (u.store.IsContention(err) || u.Doomed() != nil) {
-		u.Rollback(ctx, err)
-	}
-	return err
 }
 
 func (u *Unit) enter() (outermost bool) {

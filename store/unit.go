@@ -28,8 +28,6 @@ type Unit struct {
 	// conn is nil for a foreign transaction.
 	conn  *sqlx.Conn
 	about About
-	// attempts wraps each outermost InTx in a savepoint (see Savepoints).
-	attempts bool
 	// quiet leaves reporting to InTx, which sums up several attempts.
 	quiet bool
 	begun time.Time
@@ -52,8 +50,11 @@ type Unit struct {
 	afterCommit  []func()
 	savepoints   int
 	stack        []*savepoint
-	reading      map[*unitRows]struct{}
-	stats        TxStats
+	// attempt holds what a foreign transaction's InTx did since it recorded its
+	// message (see openAttempt).
+	attempt *savepoint
+	reading map[*unitRows]struct{}
+	stats   TxStats
 
 	// lent is the *sql.Tx that the handler gets.
 	lent *handle
@@ -75,20 +76,6 @@ func newUnit(ctx context.Context, s *Store) *Unit {
 		turn: make(chan struct{}, 1), lent: &handle{},
 	}
 }
-
-// Savepoints makes every outermost InTx inside the unit run in a savepoint, so
-// that an attempt that fails leaves the unit usable for the next one. It is for
-// subscribers that deliver a message again within the same transaction. An
-// attempt that loses against a concurrent transaction rolls the whole unit back:
-// within it every further attempt would fail alike.
-func (u *Unit) Savepoints() *Unit {
-	u.attempts = true
-	return u
-}
-
-// DeliversAgain reports whether the unit belongs to a subscriber that delivers a
-// message again within the same transaction (see Savepoints).
-func (u *Unit) DeliversAgain() bool { return u.attempts }
 
 // Over reports whether the unit was committed or rolled back.
 func (u *Unit) Over() bool {

@@ -17,6 +17,7 @@ func testJoined(t *testing.T, h Harness) {
 		{"TheOwnerRollsBack", joinedRollback},
 		{"AFailureSaysThatItIsDoomed", joinedFailure},
 		{"SavepointsWork", joinedSavepoints},
+		{"AFailedAttemptIsUndoneAndTheNextOneIsNoDuplicate", joinedAttempts},
 		{"HandlesAreLent", joinedHandles},
 		{"SeesTheDuplicateDespiteAnOlderSnapshot", joinedSnapshot},
 	})
@@ -115,6 +116,36 @@ func joinedSavepoints(t *testing.T, b *bundle) {
 	require.NoError(t, nested.Commit())
 	require.NoError(t, tx.Commit())
 	require.Equal(t, 2, b.int(t, "SELECT sum(id) FROM things"))
+}
+
+// The trap of watermill-sql: the inbox row of a failed attempt must not make the
+// next delivery, in the same transaction, look like a duplicate.
+func joinedAttempts(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	tx, err := b.db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer tx.Rollback()
+	hooks := 0
+	attempt := func(id int, outcome func() error) error {
+		ctx := st.Join(t.Context(), tx)
+		return st.InTx(ctx, func(ctx context.Context, inner store.Tx) error {
+			_, inserted, err := st.InsertInbox(ctx, inbox("c", "m"))
+			require.NoError(t, err)
+			require.True(t, inserted)
+			require.NoError(t, store.BeforeCommit(ctx, func(context.Context, store.Tx) error { hooks++; return nil }))
+			require.NoError(t, insert(ctx, inner, id))
+			return outcome()
+		})
+	}
+	require.Equal(t, errBoom, attempt(1, func() error { return errBoom }))
+	require.Panics(t, func() { _ = attempt(2, func() error { panic("boom") }) })
+	require.Zero(t, hooks)
+	require.NoError(t, attempt(3, func() error { return nil }))
+	require.Equal(t, 1, hooks)
+	require.NoError(t, tx.Commit())
+	require.Equal(t, 3, b.int(t, "SELECT sum(id) FROM things"))
+	_, inserted := record(t, st, inbox("c", "m"))
+	require.False(t, inserted)
 }
 
 func joinedHandles(t *testing.T, b *bundle) {

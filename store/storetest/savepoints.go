@@ -15,9 +15,6 @@ func testSavepoints(t *testing.T, h Harness) {
 		{"UndoAFailedNestedInTx", savepointNestedInTx},
 		{"UndoASwallowedError", savepointSwallowed},
 		{"UndoAPanic", savepointPanic},
-		{"MakeEveryDeliveryAnAttempt", deliveries},
-		{"MakeAPanicAnAttempt", deliveryPanics},
-		{"GiveUpTheUnitAfterALostAttempt", deliveryLost},
 	})
 }
 
@@ -91,73 +88,4 @@ func savepointPanic(t *testing.T, b *bundle) {
 		return insert(ctx, tx, 2)
 	}))
 	require.Equal(t, 2, b.int(t, "SELECT sum(id) FROM things"))
-}
-
-// begin is what a subscriber does that delivers again in the same transaction.
-func begin(t *testing.T, st *store.Store) (*store.Unit, context.Context) {
-	t.Helper()
-	u, err := st.Begin(t.Context())
-	require.NoError(t, err)
-	u.Savepoints()
-	require.True(t, u.DeliversAgain())
-	t.Cleanup(func() { u.Rollback(context.Background(), nil) })
-	return u, u.Context(t.Context())
-}
-
-// The trap of watermill-sql: the inbox row of a failed attempt must not make the
-// next delivery look like a duplicate.
-func deliveries(t *testing.T, b *bundle) {
-	st := b.store(t, store.Config{})
-	u, ctx := begin(t, st)
-	after := 0
-	attempt := func(id int, outcome error) error {
-		return st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-			_, inserted, err := st.InsertInbox(ctx, inbox("c", "m"))
-			require.NoError(t, err)
-			require.True(t, inserted)
-			require.NoError(t, store.AfterCommit(ctx, func() { after++ }))
-			require.NoError(t, insert(ctx, tx, id))
-			return outcome
-		})
-	}
-	require.ErrorIs(t, attempt(1, errBoom), errBoom)
-	require.ErrorIs(t, attempt(2, errBoom), errBoom)
-	require.NoError(t, attempt(3, nil))
-	require.Zero(t, after, "nothing is signalled before the commit")
-	require.NoError(t, u.Commit(ctx))
-	require.Equal(t, 1, after)
-	require.Equal(t, 3, b.int(t, "SELECT sum(id) FROM things"))
-}
-
-func deliveryPanics(t *testing.T, b *bundle) {
-	st := b.store(t, store.Config{})
-	u, ctx := begin(t, st)
-	require.Panics(t, func() {
-		_ = st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-			_, _, _ = st.InsertInbox(ctx, inbox("c", "m"))
-			_ = insert(ctx, tx, 1)
-			panic("boom")
-		})
-	})
-	require.NoError(t, st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		_, inserted, err := st.InsertInbox(ctx, inbox("c", "m"))
-		require.NoError(t, err)
-		require.True(t, inserted)
-		return insert(ctx, tx, 2)
-	}))
-	require.NoError(t, u.Commit(ctx))
-	require.Equal(t, 2, b.int(t, "SELECT sum(id) FROM things"))
-}
-
-func deliveryLost(t *testing.T, b *bundle) {
-	st := b.store(t, store.Config{})
-	u, ctx := begin(t, st)
-	err := st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		require.NoError(t, insert(ctx, tx, 1))
-		return b.lost()
-	})
-	require.True(t, st.IsContention(err))
-	require.True(t, u.Over(), "every further attempt in it would fail alike")
-	require.ErrorIs(t, u.Commit(ctx), store.ErrUnitOver)
-	require.Zero(t, b.things(t))
 }
