@@ -131,6 +131,9 @@ func open(t *testing.T, p pair, options ...option) *world {
 		w.brokerURL = brokerURL(t, p.broker)
 	}
 	w.db = testenv.Open(t, w.dbURL)
+	if p.broker == postgres {
+		t.Cleanup(func() { explainPostgres(t, w.brokerURL) })
+	}
 	var err error
 	w.st, err = store.Open(t.Context(), w.db, cfg)
 	require.NoError(t, err)
@@ -150,6 +153,34 @@ func (w *world) openBroker(cfg brokers.Config) *brokers.Broker {
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { require.NoError(w.t, bus.Close()) })
 	return bus
+}
+
+// explainPostgres says, of a test that failed, who else was writing on the server.
+// The Postgres broker delivers a message when all transactions that began before
+// it was sent have ended, whoever's they are: a long one elsewhere is waited for
+// once for each message that the test sends, and can use its patience up.
+func explainPostgres(t *testing.T, rawURL string) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	rows, err := testenv.Open(t, rawURL).QueryContext(context.WithoutCancel(t.Context()),
+		`SELECT concat_ws(' ', pid, application_name, 'open for', clock_timestamp() - xact_start, state, left(query, 100))
+		FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start`)
+	if err != nil {
+		t.Logf("who else writes on the server is not known: %v", err)
+		return
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		if rows.Scan(&line) == nil {
+			t.Logf("a transaction that has written is open on the server: %s", line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Logf("who else writes on the server is not known in full: %v", err)
+	}
 }
 
 func dialectOf(database string) store.Dialect {
