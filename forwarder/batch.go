@@ -27,12 +27,13 @@ type sender struct {
 	inFlight     chan struct{}
 }
 
-// outcome is what became of a batch's rows.
+// outcome is what became of a batch's rows. Those that are in none of its lists
+// wait behind one of their line that failed.
 type outcome struct {
 	published []store.OutboxRow
 	failed    []failure
-	// skipped rows were not tried, because something before them failed.
-	skipped []store.OutboxRow
+	// putOff rows were not tried, because their route failed.
+	putOff []store.OutboxRow
 	// stopped rows were not tried, because the sender was told to stop.
 	stopped []store.OutboxRow
 }
@@ -52,8 +53,9 @@ type failure struct {
 // send publishes rows, which must be of one partition and in order. goOn is asked
 // before each publish: a forwarder that is told to stop, lost its lease or slept
 // past it must not send on.
-func (s *sender) send(ctx context.Context, rows []store.OutboxRow, goOn func() bool) outcome {
+func (s *sender) send(ctx context.Context, rows []store.OutboxRow, held *holds, goOn func() bool) outcome {
 	order, lines := splitLines(rows)
+	held.sortLines(order)
 	out := &collected{outcome: outcome{published: make([]store.OutboxRow, 0, len(rows))}}
 	broken := newBreaks()
 	var wg sync.WaitGroup
@@ -61,7 +63,7 @@ func (s *sender) send(ctx context.Context, rows []store.OutboxRow, goOn func() b
 		s.inFlight <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-s.inFlight }()
-			s.sendLine(ctx, lines[l], broken.of(l.route), goOn, out)
+			s.sendLine(ctx, lines[l], broken.of(l.route), held, goOn, out)
 		})
 	}
 	wg.Wait()
@@ -81,22 +83,22 @@ func splitLines(rows []store.OutboxRow) (order []line, lines map[line][]store.Ou
 }
 
 func (s *sender) sendLine(
-	ctx context.Context, rows []store.OutboxRow, broken *atomic.Int32, goOn func() bool, out *collected,
+	ctx context.Context, rows []store.OutboxRow, broken *atomic.Int32, held *holds, goOn func() bool, out *collected,
 ) {
 	for i, row := range rows {
 		if !goOn() {
 			out.add(outcome{published: rows[:i], stopped: rows[i:]})
 			return
 		}
-		if broken.Load() >= routeHoldAfter {
-			out.add(outcome{published: rows[:i], skipped: rows[i:]})
+		if broken.Load() >= routeHoldAfter && row.Problem == nil {
+			out.add(outcome{published: rows[:i], putOff: rows[i:]})
 			return
 		}
 		if err := s.sendRow(ctx, row); err != nil {
-			if row.Problem == nil { // which says nothing about the broker
+			if !held.ownFault(row) {
 				broken.Add(1)
 			}
-			out.add(outcome{published: rows[:i], failed: []failure{{row, err}}, skipped: rows[i+1:]})
+			out.add(outcome{published: rows[:i], failed: []failure{{row, err}}})
 			return
 		}
 		broken.Store(0)
@@ -109,7 +111,7 @@ func (o *collected) add(part outcome) {
 	defer o.mu.Unlock()
 	o.published = append(o.published, part.published...)
 	o.failed = append(o.failed, part.failed...)
-	o.skipped = append(o.skipped, part.skipped...)
+	o.putOff = append(o.putOff, part.putOff...)
 	o.stopped = append(o.stopped, part.stopped...)
 }
 

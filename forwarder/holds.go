@@ -1,7 +1,9 @@
 package forwarder
 
 import (
+	"cmp"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/headrace-go/headrace/store"
@@ -34,10 +36,16 @@ func lineOf(row store.OutboxRow) line {
 // is not enough: reading has gone on past the failed row meanwhile, and what comes
 // next would overtake it.
 type hold struct {
-	until    time.Time
+	until time.Time
+	// failures counts those of a line, or of all lines of a route since its last
+	// success.
 	failures int
+	// rounds is how often in a row a route was held.
+	rounds int
 	// from is the lowest id that waits.
 	from int64
+	// since is, of a line, the count of its route's wins when it failed first.
+	since int
 	// open is set by the scan that reads from there.
 	open bool
 }
@@ -47,41 +55,52 @@ type hold struct {
 type holds struct {
 	lines  map[line]hold
 	routes map[route]hold
-	base   time.Duration
-	limit  time.Duration
+	// wins counts the batches of which a route took any row, while lines are held.
+	wins  map[route]int
+	base  time.Duration
+	limit time.Duration
 }
 
 // A whole route is held when this many lines failed with no success between:
 // then it is the broker that is down, and trying every key would only fill the
-// memory with holds.
+// memory with holds. A line that failed while its route took others says nothing
+// more about the route: else so many lines whose messages the broker refuses, one
+// by one, would hold up all others of their topic.
 const routeHoldAfter = 8
 
 func newHolds(base, limit time.Duration) *holds {
-	return &holds{lines: map[line]hold{}, routes: map[route]hold{}, base: base, limit: limit}
+	return &holds{lines: map[line]hold{}, routes: map[route]hold{}, wins: map[route]int{}, base: base, limit: limit}
 }
 
 // held reports whether a row has to wait.
 func (h *holds) held(row store.OutboxRow) bool {
-	if r, ok := h.routes[routeOf(row)]; ok && r.failures >= routeHoldAfter && !r.open {
+	if h.closed(routeOf(row)) {
 		return true
 	}
 	l, ok := h.lines[lineOf(row)]
 	return ok && !l.open
 }
 
+func (h *holds) closed(key route) bool {
+	r, ok := h.routes[key]
+	return ok && r.failures >= routeHoldAfter && !r.open
+}
+
 // scan opens the holds whose pause is over and whose rows will all be read by a
-// scan that begins after an id.
+// scan that begins after an id. A line stays closed while its route is: its rows
+// would be read and not tried, and its next ones tried before them when the route
+// opens with a scan that begins above them.
 func (h *holds) scan(after int64, now time.Time) {
-	for key, l := range h.lines {
-		if l.from > after && !now.Before(l.until) {
-			l.open = true
-			h.lines[key] = l
-		}
-	}
 	for key, r := range h.routes {
 		if r.from > after && !now.Before(r.until) {
 			r.open = true
 			h.routes[key] = r
+		}
+	}
+	for key, l := range h.lines {
+		if l.from > after && !now.Before(l.until) && !h.closed(key.route) {
+			l.open = true
+			h.lines[key] = l
 		}
 	}
 }
@@ -101,37 +120,101 @@ func (h *holds) scanned() {
 	}
 }
 
-func (h *holds) failed(row store.OutboxRow, now time.Time) {
-	l := h.lines[lineOf(row)]
+// ownFault reports whether a failure of the row is no sign that its route is down.
+// It may be called side by side with itself.
+func (h *holds) ownFault(row store.OutboxRow) bool {
+	if row.Problem != nil {
+		return true
+	}
+	l, ok := h.lines[lineOf(row)]
+	return ok && h.wins[routeOf(row)] > l.since
+}
+
+// note takes in what became of a batch: successes first, because a route with any
+// success is not down.
+func (h *holds) note(out outcome, now time.Time) {
+	won := map[route]bool{}
+	for _, row := range out.published {
+		won[routeOf(row)] = true
+		delete(h.lines, lineOf(row))
+	}
+	for r := range won {
+		delete(h.routes, r)
+		h.wins[r]++
+	}
+	down := map[route]bool{}
+	for _, f := range out.failed {
+		h.failed(f.row, now, won[routeOf(f.row)])
+		down[routeOf(f.row)] = true
+	}
+	for _, row := range out.putOff {
+		h.routeFailed(row, routeHoldAfter)
+		down[routeOf(row)] = true
+		if l, ok := h.lines[lineOf(row)]; ok {
+			l.open = false // it keeps its count
+			h.lines[lineOf(row)] = l
+		}
+	}
+	for r := range down {
+		h.holdRoute(r, now)
+	}
+	if len(h.lines) == 0 {
+		clear(h.wins)
+	}
+}
+
+func (h *holds) failed(row store.OutboxRow, now time.Time, routeWon bool) {
+	l, known := h.lines[lineOf(row)]
+	if !known {
+		l.since = h.wins[routeOf(row)]
+		if routeWon {
+			l.since--
+		}
+	}
 	l.failures++
 	l.from, l.open = row.ID, false
 	l.until = now.Add(h.pause(l.failures))
-	h.lines[lineOf(row)] = l
 	if row.Problem != nil {
-		return // the row's own fault, whatever its route is like
+		l.until = now.Add(h.limit) // it stays as it is until somebody changes it
 	}
+	h.lines[lineOf(row)] = l
+	if !h.ownFault(row) {
+		h.routeFailed(row, h.routes[routeOf(row)].failures+1)
+	}
+}
 
+// routeFailed notes a row that failed, or was not tried because others of its
+// route did.
+func (h *holds) routeFailed(row store.OutboxRow, failures int) {
 	r := h.routes[routeOf(row)]
-	r.failures++
 	if r.from == 0 || r.open || row.ID < r.from {
 		r.from = row.ID
 	}
-	r.open = false
-	r.until = now.Add(h.pause(r.failures - routeHoldAfter + 1))
+	r.failures, r.open = max(r.failures, failures), false
 	h.routes[routeOf(row)] = r
 }
 
-// skipped notes a row that was not tried because its route failed meanwhile.
-func (h *holds) skipped(row store.OutboxRow) {
-	if r, ok := h.routes[routeOf(row)]; ok && row.ID < r.from {
-		r.from = row.ID
-		h.routes[routeOf(row)] = r
+// holdRoute begins a route's pause if enough of its lines have failed. The pause
+// doubles with each time, not with each line: hundreds may fail at one moment.
+func (h *holds) holdRoute(key route, now time.Time) {
+	r := h.routes[key]
+	if r.failures < routeHoldAfter || r.open {
+		return
 	}
+	r.rounds++
+	r.until = now.Add(h.pause(r.rounds))
+	h.routes[key] = r
 }
 
-func (h *holds) succeeded(row store.OutboxRow) {
-	delete(h.lines, lineOf(row))
-	delete(h.routes, routeOf(row))
+// sortLines puts lines first that have not failed, in any order where their route
+// has: after a pause it is others that are tried, and one of them may show that it
+// isn't the route that is at fault.
+func (h *holds) sortLines(order []line) {
+	if len(h.lines) == 0 {
+		return
+	}
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	slices.SortStableFunc(order, func(a, b line) int { return cmp.Compare(h.lines[a].failures, h.lines[b].failures) })
 }
 
 // pause doubles with each failure and varies by a quarter, so that forwarders
@@ -162,11 +245,13 @@ func (h *holds) due(now time.Time) (from int64, next time.Time) {
 			next = x.until
 		}
 	}
-	for _, l := range h.lines {
-		look(l)
+	for key, l := range h.lines {
+		if !h.closed(key.route) {
+			look(l)
+		}
 	}
-	for _, r := range h.routes {
-		if r.failures >= routeHoldAfter {
+	for key, r := range h.routes {
+		if h.closed(key) {
 			look(r)
 		}
 	}

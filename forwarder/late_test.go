@@ -20,11 +20,14 @@ import (
 // neighbour returns a key in the same partition of the outbox.
 func neighbour(key string) string {
 	for n := 0; ; n++ {
-		other := fmt.Sprintf("neighbour %d", n)
-		if xxhash.Sum64String(other)%store.OutboxPartitions == xxhash.Sum64String(key)%store.OutboxPartitions {
+		if other := fmt.Sprintf("neighbour %d", n); samePartition(other, key) {
 			return other
 		}
 	}
+}
+
+func samePartition(a, b string) bool {
+	return xxhash.Sum64String(a)%store.OutboxPartitions == xxhash.Sum64String(b)%store.OutboxPartitions
 }
 
 func TestARowCommittedLateIsNotOvertakenByItsKeysNext(t *testing.T) {

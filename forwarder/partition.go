@@ -185,7 +185,7 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 			ready = append(ready, row)
 		}
 	}
-	out := p.f.sender.send(ctx, ready, func() bool { return ctx.Err() == nil && p.owned() })
+	out := p.f.sender.send(ctx, ready, p.holds, func() bool { return ctx.Err() == nil && p.owned() })
 	p.remember(ctx, out)
 	p.confirm(ctx, out.published)
 	stats := PublishStats{
@@ -207,15 +207,14 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	return unsent
 }
 
-// remember updates the holds: successes first, because a route with any success
-// is not down.
+// remember updates the holds and records what failed. A row that can't be sent as
+// it is, is reported once: each time would be a write for each such row.
 func (p *partition) remember(ctx context.Context, out outcome) {
-	for _, row := range out.published {
-		p.holds.succeeded(row)
-	}
-	now := p.f.cfg.Clock.Now()
+	p.holds.note(out, p.f.cfg.Clock.Now())
 	for _, f := range out.failed {
-		p.holds.failed(f.row, now)
+		if f.row.Problem != nil && f.row.Attempts > 0 {
+			continue
+		}
 		p.f.cfg.Logger.Error("Publish failed: its key waits, others go on", f.err, watermill.LogFields{
 			"message_id": f.row.MessageID, "destination": f.row.Destination, "topic": f.row.Topic,
 			"key": f.row.Key, "attempts": f.row.Attempts + 1,
@@ -223,9 +222,6 @@ func (p *partition) remember(ctx context.Context, out outcome) {
 		if err := p.f.store.FailOutbox(context.WithoutCancel(ctx), p.number, f.row.ID, f.err); err != nil {
 			p.f.cfg.Logger.Error("Recording a failed publish failed", err, watermill.LogFields{"partition": p.number})
 		}
-	}
-	for _, row := range out.skipped {
-		p.holds.skipped(row)
 	}
 }
 
