@@ -133,11 +133,18 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 		defer u.leaveForeign()
 		return u.joinForeign(ctx, fn)
 	}
-	if err := fn(u.Context(ctx), u.Tx()); err != nil {
+	returned := false
+	defer func() {
+		if !returned { // a panic that outer code may recover from, or runtime.Goexit
+			u.fail(errors.New("a part of it did not return"))
+		}
+	}()
+	err := fn(u.Context(ctx), u.Tx())
+	returned = true
+	if err != nil {
 		u.fail(err)
-		return err
 	}
-	return nil
+	return err
 }
 
 // joinForeign runs fn in a transaction that somebody else will end.

@@ -176,7 +176,10 @@ func (sp *savepoint) rollback(ctx context.Context) error {
 	u.mu.Lock()
 	u.beforeCommit = u.beforeCommit[:min(sp.beforeCommit, len(u.beforeCommit))]
 	u.afterCommit = u.afterCommit[:min(sp.afterCommit, len(u.afterCommit))]
-	u.failed, u.firstError = sp.failedBefore, sp.errorBefore
+	u.firstError = sp.errorBefore
+	if sp.scoped { // what failed beside a nested transaction isn't undone by its rollback
+		u.failed = sp.failedBefore
+	}
 	u.mu.Unlock()
 	return u.control(ctx, "RELEASE SAVEPOINT "+sp.name)
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
@@ -124,10 +125,17 @@ func (u *Unit) Commit(ctx context.Context) error {
 	}
 	after := u.finish(nil)
 	step.Reach(ctx, step.TxAfterCommit)
-	for _, f := range after {
-		f()
-	}
+	runAll(after)
 	return nil
+}
+
+// runAll runs the rest also when one of them panics: their unit is committed.
+func runAll(hooks []func()) {
+	if len(hooks) == 0 {
+		return
+	}
+	defer runAll(hooks[1:])
+	hooks[0]()
 }
 
 // sendCommit marks the unit as over while it still has the turn: a statement that
@@ -189,6 +197,8 @@ func (u *Unit) explainCommit(err error) error {
 			err = u.firstError
 		}
 		return fmt.Errorf("%w: a statement failed and its error was not returned: %w", ErrDoomed, err)
+	case errors.Is(err, sql.ErrConnDone): // it was closed before, so COMMIT was not sent
+		return fmt.Errorf("%w: its connection is gone: %w", ErrDoomed, err)
 	case sqlState(err) == "" && mysqlNumber(err) == 0 && sqliteCode(err) == 0:
 		return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
 	}

@@ -68,6 +68,7 @@ func Run(t *testing.T, h Harness) {
 		{"Joined", testJoined},
 		{"JoinDB", testJoinDB},
 		{"Nested", testNested},
+		{"Accidents", testAccidents},
 	}
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
