@@ -16,6 +16,8 @@ import (
 // on a *sql.DB may end them in any order. The unit keeps the same stack, so that
 // ending one tells those above it what became of them.
 type savepoint struct {
+	writeCounts // guarded by the unit's mutex
+
 	unit *Unit
 	name string
 	// scoped: everything that happens while it is open belongs to it. A nested
@@ -28,7 +30,6 @@ type savepoint struct {
 	// Guarded by the unit's mutex. ended: it was committed or rolled back itself.
 	state savepointState
 	ended bool
-	writeCounts
 	// below holds the counts of the savepoints below it as they were when it was
 	// opened: its rollback undoes what was counted since.
 	below                     []writeCounts

@@ -92,7 +92,8 @@ func TestSQLiteStatementsThatFailAloneLeaveTheUnitUsable(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		for _, failing := range []string{
-			"INSERT INTO things VALUES (0)", "INSERT OR ABORT INTO things VALUES (0)", "INSERT INTO nowhere VALUES (0)", "nonsense",
+			"INSERT INTO things VALUES (0)", "INSERT OR ABORT INTO things VALUES (0)", "INSERT INTO nowhere VALUES (0)",
+			"nonsense",
 		} {
 			_, err := tx.ExecContext(ctx, failing)
 			require.Error(t, err, failing)

@@ -13,26 +13,28 @@ func TestStatementsThatEndATransactionAreFoundWhereverTheyStand(t *testing.T) {
 			"COMMIT", " commit ;", "(COMMIT)", "begin", "START TRANSACTION", "ROLLBACK", "rollback work;", "END", "ABORT",
 			"/* why */ COMMIT", "-- why\nCOMMIT", "/* a */ -- b\n /* c */ ROLLBACK", "\f\vCOMMIT", "COMMIT/**/", "COMMIT--",
 			"SELECT 1; COMMIT", "SELECT 1;;; commit", "INSERT INTO t VALUES ('a'); COMMIT", "SELECT ';'; COMMIT",
-			"SELECT 'it''s;'; COMMIT", "SELECT 1 /* ; */; COMMIT", "SELECT 1 -- ;\n; COMMIT", "SAVEPOINT a; ROLLBACK; SAVEPOINT b",
+			"SELECT 'it''s;'; COMMIT", "SELECT 1 /* ; */; COMMIT", "SELECT 1 -- ;\n; COMMIT",
+			"SAVEPOINT a; ROLLBACK; SAVEPOINT b",
 			"ROLLBACK /* TO */", "SELECT 1 /* */ ; /* */ COMMIT", "ROLLBACK; SELECT 1 TO x",
 		},
 		Postgres: {
 			"/* a /* b */ c */ COMMIT", "SELECT $$;$$; COMMIT", "SELECT $a$ $$ ; $b$ $a$; COMMIT", `SELECT E'\'; ' ; COMMIT`,
 			`SELECT '\'; COMMIT`, "PREPARE TRANSACTION 'x'", `SELECT ";"; COMMIT`, "SELECT $1; COMMIT", "SELECT $1, $2; COMMIT",
 			"SELECT a$b$; COMMIT; SELECT a$b$", "SELECT arr[1]; COMMIT",
-			"CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END; COMMIT",
+			"CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; end; COMMIT",
 			"CREATE TABLE t (begin_at int); COMMIT",
 		},
 		MySQL: {
 			"# why\nCOMMIT", "/*! COMMIT */", "/*!50001 COMMIT */", "/*M!100100 COMMIT */", "/*!99999 SELECT */ COMMIT",
 			"SELECT 1 /*! ; COMMIT */", `SELECT '\'; '; COMMIT`, `SELECT "a;"; COMMIT`, "SELECT `;`; COMMIT", "--\nCOMMIT",
 			"SELECT 1--1; COMMIT", "SET autocommit = 1", "SET @a = 1, @@session.autocommit = 0", "/* x */ TRUNCATE t",
-			"CREATE TABLE t (a int)", "CREATE OR REPLACE TABLE t (a int)", "SELECT 1; DROP TABLE t", "FLUSH TABLES", "ANALYZE TABLE t",
+			"CREATE TABLE t (a int)", "CREATE OR REPLACE TABLE t (a int)", "SELECT 1; DROP TABLE t", "FLUSH TABLES",
+			"ANALYZE TABLE t",
 			"SET PASSWORD = 'x'", "LOAD INDEX INTO CACHE t", "SET STATEMENT max_statement_time=1 FOR COMMIT", "/* /* */ COMMIT",
 		},
 		SQLite: {
 			"SELECT [;]; COMMIT", "SELECT `;`; COMMIT", `SELECT '\'; COMMIT`, "/* /* */ COMMIT", "END TRANSACTION",
-			"CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; END; COMMIT",
+			"CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; end; COMMIT",
 			"CREATE TABLE t (a); COMMIT",
 		},
 	} {
@@ -50,8 +52,9 @@ func TestStatementsThatEndATransactionAreFoundWhereverTheyStand(t *testing.T) {
 func TestOtherStatementsPass(t *testing.T) {
 	for dialect, queries := range map[Dialect][]string{
 		"": {
-			"", ";", "/* ping */", "-- nothing", "SELECT 1", "select 1;", "INSERT INTO t VALUES ('; COMMIT')", "SELECT 1; SELECT 2;",
-			"ROLLBACK TO SAVEPOINT a", "rollback work to a", "ROLLBACK /* x */ TO a", "SAVEPOINT a; RELEASE SAVEPOINT a",
+			"", ";", "/* ping */", "-- nothing", "SELECT 1", "select 1;", "INSERT INTO t VALUES ('; COMMIT')",
+			"SELECT 1; SELECT 2;", "ROLLBACK TO SAVEPOINT a", "rollback work to a",
+			"ROLLBACK /* x */ TO a", "SAVEPOINT a; RELEASE SAVEPOINT a",
 			"SELECT 1 -- ; COMMIT", "SELECT 1 /* ; COMMIT */", `SELECT "a; COMMIT"`, "UPDATE t SET s = 'it''s; COMMIT; '",
 			"WITH commit AS (SELECT 1) SELECT * FROM commit", "SELECT 1; /* COMMIT */", "SELECT 'unclosed; COMMIT",
 			"CREATE TEMPORARY TABLE t (a int)",
@@ -59,7 +62,7 @@ func TestOtherStatementsPass(t *testing.T) {
 		Postgres: {
 			"DO $$ BEGIN RAISE; END $$", "SELECT $x$; COMMIT; $x$", `SELECT E'\'; COMMIT'`, "PREPARE a AS SELECT 1",
 			"/* /* */ ; COMMIT */ SELECT 1", "CREATE TABLE t (a int)", "ALTER TABLE t ADD b int; TRUNCATE t",
-			"CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN true THEN 1 END; END",
+			"CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT CASE WHEN a THEN 1 END; END",
 			"SET LOCAL lock_timeout = 1", "SET autocommit = 1",
 		},
 		MySQL: {
@@ -69,7 +72,7 @@ func TestOtherStatementsPass(t *testing.T) {
 		},
 		SQLite: {
 			"CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT RAISE(ABORT, 'x'); END", "SELECT [; COMMIT]", "DROP TABLE t",
-			"CREATE TEMP TRIGGER a AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; END; SELECT 1",
+			"CREATE TEMP TRIGGER a AFTER INSERT ON t BEGIN SELECT CASE 1 WHEN 1 THEN 2 END; end; SELECT 1",
 		},
 	} {
 		for _, d := range Dialects() {
@@ -132,8 +135,11 @@ func TestWhetherAQueryLeavesATransactionOpen(t *testing.T) {
 // as if it stood alone.
 func FuzzStatements(f *testing.F) {
 	for _, seed := range []string{
-		"SELECT 1; COMMIT", "/* a /* b */ */ COMMIT", "$a$ ; $a$; END", `E'\`, "'", "/*!", "/*M!5", "[", "$", "$$", "--", "#", "@", "@@",
-		"CREATE TRIGGER a BEGIN SELECT CASE END; END; COMMIT", "SET STATEMENT a FOR COMMIT", "\x00\xff", "SELECT `", `"\`, "1e", "(;)",
+		"SELECT 1; COMMIT", "/* a /* b */ */ COMMIT", "$a$ ; $a$; END", `E'\`, "'", "/*!", "/*M!5",
+		"[", "$", "$$", "--", "#", "@",
+		"@@",
+		"CREATE TRIGGER a BEGIN SELECT CASE END; end; COMMIT", "SET STATEMENT a FOR COMMIT",
+		"\x00\xff", "SELECT `", `"\`, "1e", "(;)",
 	} {
 		f.Add(seed)
 	}

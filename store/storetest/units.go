@@ -282,8 +282,10 @@ func unitByHand(t *testing.T, b *bundle) {
 // Behind the unit's back it would be over, and the rest committed one by one.
 func unitEnding(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
-	ending := []string{"COMMIT", " commit ;", "BEGIN", "START TRANSACTION", "ROLLBACK", "rollback;", "END",
-		"/* why */ COMMIT", "-- why\nCOMMIT", "SELECT 1; COMMIT", "INSERT INTO things (id, n) VALUES (9, 9); /* ; */ COMMIT;"}
+	ending := []string{
+		"COMMIT", " commit ;", "BEGIN", "START TRANSACTION", "ROLLBACK", "rollback;", "END",
+		"/* why */ COMMIT", "-- why\nCOMMIT", "SELECT 1; COMMIT", "INSERT INTO things (id, n) VALUES (9, 9); /* ; */ COMMIT;",
+	}
 	if b.h.Dialect == store.MySQL { // which commits because of them
 		ending = append(ending, "TRUNCATE TABLE things", "CREATE TABLE others (id INT)", "alter table things add x int",
 			"# why\nCOMMIT", "/*! COMMIT */", "/*M!100100 COMMIT */", "SET autocommit = 1")
