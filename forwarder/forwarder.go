@@ -27,7 +27,6 @@ type Forwarder struct {
 	running  chan struct{}
 	closing  chan struct{}
 	finished chan struct{}
-	poll     chan struct{}
 
 	mu      sync.Mutex
 	started bool
@@ -63,7 +62,6 @@ func New(st *store.Store, destinations map[string]message.Publisher, cfg Config)
 		running:  make(chan struct{}),
 		closing:  make(chan struct{}),
 		finished: make(chan struct{}),
-		poll:     make(chan struct{}, 1),
 		hooks:    store.HooksOf[PublishHook](cfg.Hooks),
 		late:     defaultLateLimits(),
 	}
@@ -121,13 +119,7 @@ func (f *Forwarder) Close() error {
 	case <-f.finished:
 		return nil
 	case <-f.cfg.Clock.After(f.cfg.CloseTimeout):
-		return fmt.Errorf("forwarder: publishes still in flight after %s: a publisher hangs", f.cfg.CloseTimeout)
-	}
-}
-
-func (f *Forwarder) pollSoon() {
-	select {
-	case f.poll <- struct{}{}:
-	default:
+		return fmt.Errorf("forwarder: not finished after %s: a publisher hangs, or the database doesn't answer",
+			f.cfg.CloseTimeout)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -36,10 +37,23 @@ type bundle struct {
 func eachDatabase(t *testing.T, f func(t *testing.T, b *bundle)) {
 	t.Helper()
 	t.Parallel()
-	for _, kind := range testenv.Databases(t) {
+	eachKind(t, testenv.Databases(t), func(t *testing.T, b *bundle, _ string) { f(t, b) })
+}
+
+// eachServer runs a test on the databases that are reached by a network.
+func eachServer(t *testing.T, f func(t *testing.T, b *bundle, address string)) {
+	t.Helper()
+	t.Parallel()
+	eachKind(t, slices.DeleteFunc(testenv.Databases(t), func(kind string) bool { return kind == "sqlite" }), f)
+}
+
+func eachKind(t *testing.T, kinds []string, f func(t *testing.T, b *bundle, address string)) {
+	t.Helper()
+	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			db := testenv.Open(t, testenv.Database(t, kind))
+			address := testenv.Database(t, kind)
+			db := testenv.Open(t, address)
 			dialect := map[string]store.Dialect{
 				"postgres": store.Postgres, "mariadb": store.MySQL, "sqlite": store.SQLite,
 			}[kind]
@@ -48,7 +62,7 @@ func eachDatabase(t *testing.T, f func(t *testing.T, b *bundle)) {
 			t.Cleanup(func() { require.NoError(t, st.Close()) })
 			outbox, err := forwarder.NewOutbox(st, forwarder.OutboxConfig{})
 			require.NoError(t, err)
-			f(t, &bundle{st, db, outbox})
+			f(t, &bundle{st, db, outbox}, address)
 		})
 	}
 }
@@ -397,25 +411,6 @@ func TestPublishersJoinTheTransactionOfTheirContext(t *testing.T) {
 		require.NoError(t, tx.Rollback())
 		n, _ = b.waiting(t)
 		require.EqualValues(t, 1, n)
-	})
-}
-
-func TestAHangingPublisherDoesNotHangCloseForEver(t *testing.T) {
-	eachDatabase(t, func(t *testing.T, b *bundle) {
-		release := make(chan struct{})
-		entered := make(chan struct{}, 1)
-		to := broker{refuse: func(string, *message.Message) error { entered <- struct{}{}; <-release; return nil }}
-		f, err := forwarder.New(b.st, map[string]message.Publisher{"default": &to},
-			forwarder.Config{CloseTimeout: 100 * time.Millisecond})
-		require.NoError(t, err)
-		done := make(chan error, 1)
-		go func() { done <- f.Run(t.Context()) }()
-		b.publish(t, "topic", "k", "1")
-		<-entered
-		require.ErrorContains(t, f.Close(), "hangs")
-		close(release)
-		require.NoError(t, <-done)
-		require.ErrorIs(t, f.Run(t.Context()), forwarder.ErrClosed)
 	})
 }
 

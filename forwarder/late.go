@@ -59,6 +59,8 @@ func (p *partition) lateBelow(ctx context.Context, after int64) (lowest int64, e
 	if after <= 0 || p.f.store.Dialect() == store.SQLite {
 		return 0, nil // one writer, whose ids are in order
 	}
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	everything, err := p.lookAtEverything(ctx, after)
 	if err != nil {
 		return 0, err

@@ -66,16 +66,17 @@ func (o *ownership) run(ctx context.Context) error {
 			} else {
 				interval = min(2*interval, o.f.cfg.MaxPollInterval)
 			}
-		case <-o.f.poll:
-			interval = o.f.cfg.PollInterval
 		}
 		poll.Stop()
 	}
 }
 
-// look wakes the partitions that have rows.
+// look wakes the partitions that have rows. It is given up when it takes so long
+// that the leases could not be renewed in time.
 func (o *ownership) look(ctx context.Context) (found bool) {
-	waiting, err := o.f.store.WaitingPartitions(ctx)
+	bounded, cancel := context.WithTimeout(ctx, o.f.cfg.LeaseTTL/3)
+	defer cancel()
+	waiting, err := o.f.store.WaitingPartitions(bounded)
 	if err != nil {
 		if ctx.Err() == nil {
 			o.f.cfg.Logger.Error("Looking for outbox rows failed, trying again", err, nil)
@@ -96,9 +97,12 @@ func (o *ownership) wake(partitions []int) {
 	}
 }
 
-// balance is done by one goroutine.
+// balance is done by one goroutine. A database that doesn't answer for as long as
+// a lease lasts is asked anew, by another connection.
 func (o *ownership) balance(ctx context.Context) {
-	if err := o.tryBalance(ctx); err != nil && ctx.Err() == nil {
+	bounded, cancel := context.WithTimeout(ctx, o.f.cfg.LeaseTTL)
+	defer cancel()
+	if err := o.tryBalance(bounded); err != nil && ctx.Err() == nil {
 		o.f.cfg.Logger.Error("Renewing the forwarder's leases failed, trying again", err, nil)
 	}
 	o.dropExpired()
@@ -227,7 +231,8 @@ func (o *ownership) grow(ctx context.Context, share int, free []int, renewed tim
 		if !ok {
 			continue // another forwarder was quicker
 		}
-		p := o.f.startPartition(ctx, n, lease, asked.Add(o.f.cfg.LeaseTTL))
+		// This context ends with the balancing; drop ends the partition.
+		p := o.f.startPartition(context.WithoutCancel(ctx), n, lease, asked.Add(o.f.cfg.LeaseTTL))
 		o.mu.Lock()
 		o.partitions[n] = p
 		o.mu.Unlock()

@@ -2,7 +2,9 @@ package forwarder
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,7 +75,7 @@ func (p *partition) owned() bool {
 }
 
 func (p *partition) run(ctx context.Context) {
-	for {
+	for failures := 0; ; {
 		now := p.f.cfg.Clock.Now()
 		_, next := p.holds.due(now)
 		var retry <-chan time.Time
@@ -86,10 +88,22 @@ func (p *partition) run(ctx context.Context) {
 		case <-p.wake:
 		case <-retry:
 		}
-		if err := p.drain(ctx); err != nil && ctx.Err() == nil {
+		if err := p.drain(ctx); err == nil || ctx.Err() != nil {
+			failures = 0
+		} else {
+			failures++
 			p.f.cfg.Logger.Error("Reading the outbox failed, trying again", err, watermill.LogFields{"partition": p.number})
-			p.f.pollSoon()
+			p.pause(ctx, min(p.holds.pause(failures), p.f.cfg.MaxPollInterval))
+			p.signal()
 		}
+	}
+}
+
+// pause waits, or returns when the context ends.
+func (p *partition) pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-p.f.cfg.Clock.After(d):
 	}
 }
 
@@ -106,7 +120,7 @@ func (p *partition) drain(ctx context.Context) error {
 		}
 	}()
 	for ctx.Err() == nil && p.owned() {
-		rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
+		rows, err := p.read(ctx, after)
 		if err != nil {
 			return err
 		}
@@ -147,6 +161,16 @@ func (p *partition) drain(ctx context.Context) error {
 // included.
 const beforeAll = math.MinInt64
 
+// readTimeout bounds one reading of rows. It is for connections that have died
+// without a word, on which a reader would wait for a quarter of an hour.
+const readTimeout = time.Minute
+
+func (p *partition) read(ctx context.Context, after int64) ([]store.OutboxRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
+}
+
 // startFrom returns the id to read after: the beginning when a rescan is due, the
 // first failed row when its pause is over, otherwise where reading has got to.
 func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole bool) {
@@ -174,6 +198,25 @@ func (p *partition) settle() {
 	p.sent = nil
 }
 
+// slowBatch is how long publishing a batch takes before it is reported: nothing
+// else would tell of a publisher that never returns.
+const slowBatch = 30 * time.Second
+
+func (p *partition) reportSlow(rows []store.OutboxRow) {
+	var destinations []string
+	for _, row := range rows {
+		if !slices.Contains(destinations, row.Destination) {
+			destinations = append(destinations, row.Destination)
+		}
+	}
+	p.f.cfg.Logger.Error("Publishing takes long", errSlow, watermill.LogFields{
+		"partition": p.number, "rows": len(rows), "destinations": destinations,
+	})
+}
+
+var errSlow = fmt.Errorf(
+	"a batch is not published after %s: its partition waits for a slow or hanging publisher", slowBatch)
+
 // relay publishes the rows that need not wait and confirms them while the next
 // batch is read. It returns the lowest id that was not sent because the partition
 // was told to stop, or 0.
@@ -185,6 +228,8 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 			ready = append(ready, row)
 		}
 	}
+	slow := p.f.cfg.Clock.AfterFunc(slowBatch, func() { p.reportSlow(ready) })
+	defer slow.Stop()
 	out := p.f.sender.send(ctx, ready, p.holds, func() bool { return ctx.Err() == nil && p.owned() })
 	p.remember(ctx, out)
 	p.confirm(ctx, out.published)
@@ -243,7 +288,7 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 		step.Reach(ctx, step.RelayBeforeConfirm)
 		bounded, cancel := context.WithTimeout(ctx, p.f.cfg.CloseTimeout)
 		defer cancel()
-		n, err := p.f.store.ConfirmOutbox(bounded, p.lease, p.number, ids)
+		n, again, err := p.tryConfirm(bounded, ids)
 		step.Reach(ctx, step.RelayAfterConfirm)
 		fields := watermill.LogFields{"partition": p.number, "published": len(ids), "confirmed": n}
 		if err != nil {
@@ -251,8 +296,21 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 			p.f.cfg.Logger.Error("Confirming published rows failed: they will be published again", err, fields)
 			return
 		}
-		if n < int64(len(ids)) {
+		if n < int64(len(ids)) && !again {
 			p.f.cfg.Logger.Info("Some published rows were not there to confirm: the partition has changed hands", fields)
 		}
 	})
+}
+
+// tryConfirm tries again while the lease lasts: a database that is away for a
+// moment should not have everything published twice. again says that an earlier
+// try may have removed the rows.
+func (p *partition) tryConfirm(ctx context.Context, ids []int64) (n int64, again bool, err error) {
+	for failures := 1; ; failures++ {
+		n, err = p.f.store.ConfirmOutbox(ctx, p.lease, p.number, ids)
+		if err == nil || ctx.Err() != nil || !p.owned() {
+			return n, failures > 1, err
+		}
+		p.pause(ctx, p.holds.pause(failures))
+	}
 }
