@@ -17,24 +17,40 @@ import (
 // Backlog fills the outbox of a new schema with n rows.
 func (s Setting) Backlog(ctx context.Context, schema string, n int) error {
 	return s.prepare(ctx, schema, func(db *sql.DB) error {
-		_, err := db.ExecContext(ctx, `INSERT INTO headrace_outbox
-			(partition_no, message_id, destination, topic, message_key, payload)
-			SELECT i % 100 % $1, gen_random_uuid()::text, $2, $3, 'key-' || i % 100, (
-				SELECT decode(string_agg(md5(random()::text || i), ''), 'hex') FROM generate_series(1, 16))
-			FROM generate_series(1, $4) i`,
-			store.OutboxPartitions, forwarder.DefaultDestination, "memory-"+schema, n)
-		return err
+		return inChunks(n, func(first, last int) error {
+			_, err := db.ExecContext(ctx, `INSERT INTO headrace_outbox
+				(partition_no, message_id, destination, topic, message_key, payload)
+				SELECT i % 100 % $1, gen_random_uuid()::text, $2, $3, 'key-' || i % 100, (
+					SELECT decode(string_agg(md5(random()::text || i || j), ''), 'hex') FROM generate_series(1, 16) j)
+				FROM generate_series($4::int, $5::int) i`,
+				store.OutboxPartitions, forwarder.DefaultDestination, "memory-"+schema, first, last)
+			return err
+		})
 	})
 }
 
 // Seen fills the inbox of a new schema with n messages from long ago.
 func (s Setting) Seen(ctx context.Context, schema string, n int) error {
 	return s.prepare(ctx, schema, func(db *sql.DB) error {
-		_, err := db.ExecContext(ctx, `INSERT INTO headrace_inbox (consumer, message_id, verdict, processed_at)
-			SELECT $1, gen_random_uuid()::text, 'applied', now() - interval '30 days'
-			FROM generate_series(1, $2) i`, purged, n)
-		return err
+		return inChunks(n, func(first, last int) error {
+			_, err := db.ExecContext(ctx, `INSERT INTO headrace_inbox (consumer, message_id, verdict, processed_at)
+				SELECT $1, gen_random_uuid()::text, 'applied', now() - interval '30 days'
+				FROM generate_series($2::int, $3::int) i`, purged, first, last)
+			return err
+		})
 	})
+}
+
+// inChunks keeps transactions short: whoever reads in the order of commits on the
+// same server waits for the longest.
+func inChunks(n int, insert func(first, last int) error) error {
+	const chunk = 20_000
+	for first := 1; first <= n; first += chunk {
+		if err := insert(first, min(first+chunk-1, n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const purged = "bench.purged"
