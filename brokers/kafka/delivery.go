@@ -10,6 +10,7 @@ import (
 	watermillkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 	"github.com/headrace-go/headrace/internal/step"
 )
 
@@ -76,19 +77,20 @@ func (s *subscription) deliver(in *message.Message) {
 			return
 		}
 
-		switch s.await(out, lost, cancel) {
-		case acked:
+		switch delivery.Await(out, delivery.Wait{Stop: s.stop.Done(), Lost: lost, Drain: s.settings.drain}) {
+		case delivery.Acked:
 			step.Reach(out.Context(), step.AckBefore)
 			mark(session, s.topic, in)
 			in.Ack()
 			step.Reach(out.Context(), step.AckAfter)
 			return
-		case abandoned:
+		case delivery.Abandoned, delivery.Late:
+			cancel()
 			if session.Context().Err() != nil {
 				in.Ack()
 			}
 			return
-		case nacked:
+		case delivery.Nacked:
 		}
 
 		timer := time.NewTimer(delay)
@@ -101,41 +103,6 @@ func (s *subscription) deliver(in *message.Message) {
 		case <-s.stop.Done():
 			timer.Stop()
 			return
-		}
-	}
-}
-
-type outcome int
-
-const (
-	acked outcome = iota
-	nacked
-	abandoned
-)
-
-// await returns what became of a message. When the subscription stops or loses
-// the partition, the handler has the drain time to finish.
-func (s *subscription) await(out *message.Message, lost <-chan struct{}, cancel context.CancelFunc) outcome {
-	stop := s.stop.Done()
-	var drained <-chan time.Time
-	for {
-		select {
-		case <-out.Acked():
-			return acked
-		case <-out.Nacked():
-			return nacked
-		case <-lost:
-			lost = nil
-		case <-stop:
-			stop = nil
-		case <-drained:
-			cancel()
-			return abandoned
-		}
-		if drained == nil {
-			timer := time.NewTimer(s.settings.drain)
-			defer timer.Stop()
-			drained = timer.C
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	watermillkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 )
 
 // subscriber opens an upstream subscriber per subscription and stands between
@@ -22,25 +22,18 @@ type subscriber struct {
 	group    string
 	logger   watermill.LoggerAdapter
 
-	closing context.Context //nolint:containedctx // done when Close has been called
-	close   context.CancelFunc
-
-	mu      sync.Mutex // orders Subscribe before or after Close
-	running sync.WaitGroup
+	life *delivery.Lifetime
 }
 
 var _ message.SubscribeInitializer = (*subscriber)(nil)
 
 func newSubscriber(s *settings, t *topics, group string, logger watermill.LoggerAdapter) *subscriber {
-	sub := &subscriber{settings: s, topics: t, group: group, logger: logger}
-	sub.closing, sub.close = context.WithCancel(context.Background())
-
-	return sub
+	return &subscriber{settings: s, topics: t, group: group, logger: logger, life: delivery.NewLifetime()}
 }
 
 // SubscribeInitialize makes sure that the topic exists.
 func (s *subscriber) SubscribeInitialize(topic string) error {
-	ctx, cancel := context.WithTimeout(s.closing, topicTimeout)
+	ctx, cancel := context.WithTimeout(s.life.Closing(), topicTimeout)
 	defer cancel()
 
 	return s.topics.ensure(ctx, topic)
@@ -52,12 +45,18 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, err
 	}
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-
-	if s.closing.Err() != nil {
-		return nil, fmt.Errorf("kafka subscriber of group %q: %w", s.group, brokers.ErrClosed)
+	out := make(chan *message.Message)
+	err := s.life.Begin(ctx, func(stop context.Context) (run func(), err error) {
+		return s.prepare(ctx, stop, topic, out)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("kafka subscriber of group %q: %w", s.group, err)
 	}
+
+	return out, nil
+}
+
+func (s *subscriber) prepare(ctx, stop context.Context, topic string, out chan *message.Message) (run func(), err error) {
 	track := &sessions{}
 	upstream, err := watermillkafka.NewSubscriber(watermillkafka.SubscriberConfig{
 		Brokers:               s.settings.brokers,
@@ -68,13 +67,13 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		Tracer:                track,
 	}, s.logger)
 	if err != nil {
-		return nil, fmt.Errorf("kafka subscriber of group %q: %w", s.group, err)
+		return nil, fmt.Errorf("open: %w", err)
 	}
 	// Upstream drops what is in flight the moment its context ends; it ends
 	// here only after the drain, through Close.
 	in, err := upstream.Subscribe(context.WithoutCancel(ctx), topic)
 	if err != nil {
-		return nil, fmt.Errorf("kafka subscriber of group %q, topic %q: %w", s.group, topic, err)
+		return nil, fmt.Errorf("topic %q: %w", topic, err)
 	}
 
 	sub := &subscription{
@@ -82,27 +81,17 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		topic:    topic,
 		sessions: track,
 		ctx:      ctx,
-		out:      make(chan *message.Message),
+		stop:     stop,
+		out:      out,
 	}
-	var stop context.CancelFunc
-	sub.stop, stop = context.WithCancel(ctx)
-	unhook := context.AfterFunc(s.closing, stop) //nolint:contextcheck // Close ends it too
-	s.running.Go(func() {                        //nolint:contextcheck // its context is the message's
-		defer unhook()
-		defer stop()
-		sub.run(in, upstream)
-	})
 
-	return sub.out, nil
+	return func() { sub.run(in, upstream) }, nil
 }
 
 // Close stops handing out messages, waits for those in flight to be acked or
 // nacked, for the drain time at most, commits, and leaves the group.
 func (s *subscriber) Close() error {
-	s.mu.Lock()
-	s.close()
-	s.mu.Unlock()
-	s.running.Wait()
+	s.life.Close()
 
 	return nil
 }

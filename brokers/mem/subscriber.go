@@ -3,12 +3,12 @@ package mem
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 )
 
 // broker is what publisher and subscribers share.
@@ -44,16 +44,12 @@ func (publisher) Close() error { return nil }
 type subscriber struct {
 	*broker
 
-	group   string
-	closing chan struct{}
-	running sync.WaitGroup
-
-	mu     sync.Mutex // running.Go against closing
-	closed bool
+	group string
+	life  *delivery.Lifetime
 }
 
 func newSubscriber(b *broker, group string) *subscriber {
-	return &subscriber{broker: b, group: group, closing: make(chan struct{})}
+	return &subscriber{broker: b, group: group, life: delivery.NewLifetime()}
 }
 
 // SubscribeInitialize makes the group known, so that it hears what is published
@@ -77,18 +73,18 @@ func (s *subscriber) join(ctx context.Context, topic string) error {
 // The end of the context cancels the messages in flight at once; both wait up to
 // the drain option for their acks.
 func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	var sub *subscription
+	err := s.life.Begin(ctx, func(stop context.Context) (run func(), err error) {
+		if err := s.join(ctx, topic); err != nil {
+			return nil, err
+		}
+		sub = newSubscription(ctx, stop, s, topic)
 
-	if s.closed {
-		return nil, fmt.Errorf("mem: subscriber of group %q: %w", s.group, brokers.ErrClosed)
+		return sub.run, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mem: subscriber of group %q: %w", s.group, err)
 	}
-	if err := s.join(ctx, topic); err != nil {
-		return nil, err
-	}
-
-	sub := newSubscription(s, topic)
-	s.running.Go(func() { sub.run(ctx) })
 
 	return sub.out, nil
 }
@@ -96,13 +92,7 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 // Close stops handing out messages, waits up to the drain option for those in
 // flight, and returns the rest to the queue.
 func (s *subscriber) Close() error {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	s.running.Wait()
+	s.life.Close()
 
 	return nil
 }

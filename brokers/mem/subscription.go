@@ -10,12 +10,11 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 	"github.com/headrace-go/headrace/internal/step"
 )
 
 const (
-	// maxBackoff bounds the doubling of nack_delay, as a multiple of it.
-	maxBackoff = 100
 	// retryAfterError is the wait after the queue could not be read.
 	retryAfterError = time.Second
 	// settleTimeout bounds the recording of an ack or nack.
@@ -28,6 +27,8 @@ type subscription struct {
 	*subscriber
 
 	topic  string
+	ctx    context.Context //nolint:containedctx // the subscription's own, from Subscribe
+	stop   context.Context //nolint:containedctx // done when ctx is, or when the subscriber closes
 	out    chan *message.Message
 	wake   <-chan struct{}
 	unwake func()
@@ -38,9 +39,9 @@ type subscription struct {
 	working  sync.WaitGroup
 }
 
-func newSubscription(s *subscriber, topic string) *subscription {
+func newSubscription(ctx, stop context.Context, s *subscriber, topic string) *subscription {
 	sub := &subscription{
-		subscriber: s, topic: topic,
+		subscriber: s, topic: topic, ctx: ctx, stop: stop,
 		out:      make(chan *message.Message),
 		freed:    make(chan struct{}, 1),
 		inFlight: map[int64]claim{},
@@ -52,45 +53,34 @@ func newSubscription(s *subscriber, topic string) *subscription {
 
 // run delivers until Subscribe's context ends or the subscriber is closed, then
 // waits for what is in flight.
-func (s *subscription) run(ctx context.Context) {
+func (s *subscription) run() {
 	defer close(s.out)
 	defer s.unwake()
 
 	var extending sync.WaitGroup
 	idle := make(chan struct{})
 	if s.file != "" {
-		extending.Go(func() { s.extend(ctx, idle) })
+		extending.Go(func() { s.extend(idle) })
 	}
-	for !s.stopped(ctx) {
-		s.wait(ctx, s.feed(ctx))
+	for s.stop.Err() == nil {
+		s.wait(s.feed())
 	}
 	s.working.Wait()
 	close(idle)
 	extending.Wait()
 }
 
-func (s *subscription) stopped(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return true
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
-
 // feed claims what there is room for and returns how long nothing more will
 // become ready by itself; 0 when that can't be known.
-func (s *subscription) feed(ctx context.Context) time.Duration {
+func (s *subscription) feed() time.Duration {
 	room := s.workers - s.count()
 	if room <= 0 {
 		return 0
 	}
 
-	claims, next, err := s.queue.claim(ctx, s.topic, s.group, room)
+	claims, next, err := s.queue.claim(s.ctx, s.topic, s.group, room)
 	if err != nil {
-		if ctx.Err() == nil {
+		if s.ctx.Err() == nil {
 			s.logger.Error("mem: could not read the queue; trying again", err,
 				watermill.LogFields{"topic": s.topic, "group": s.group, "wait": retryAfterError.String()})
 		}
@@ -100,14 +90,14 @@ func (s *subscription) feed(ctx context.Context) time.Duration {
 
 	for _, c := range claims {
 		if s.adopt(c) {
-			s.working.Go(func() { s.deliver(ctx, c) })
+			s.working.Go(func() { s.deliver(c) })
 		}
 	}
 
 	return next
 }
 
-func (s *subscription) wait(ctx context.Context, next time.Duration) {
+func (s *subscription) wait(next time.Duration) {
 	if s.file != "" && s.count() < s.workers && (next <= 0 || next > s.poll) {
 		next = s.poll
 	}
@@ -119,8 +109,7 @@ func (s *subscription) wait(ctx context.Context, next time.Duration) {
 	}
 
 	select {
-	case <-ctx.Done():
-	case <-s.closing:
+	case <-s.stop.Done():
 	case <-s.wake:
 	case <-s.freed:
 	case <-due:
@@ -146,84 +135,61 @@ func (s *subscription) adopt(c claim) bool {
 	return !known
 }
 
-// verdict is what became of a delivery.
-type verdict int
-
-const (
-	acked verdict = iota
-	nacked
-	unread    // nobody took it before the end
-	abandoned // no answer came before the end
-)
-
 // deliver hands out one message and records what became of it.
-func (s *subscription) deliver(ctx context.Context, c claim) {
+func (s *subscription) deliver(c claim) {
 	msg := c.message()
-	msgCtx, cancel := context.WithCancel(ctx)
+	msgCtx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	msg.SetContext(msgCtx)
 
-	v := unread
 	select {
 	case s.out <- msg:
-		v = s.await(ctx, msg)
-	case <-ctx.Done():
-	case <-s.closing:
-	}
-	if v != acked {
-		s.settle(ctx, c.id, v)
+	case <-s.stop.Done():
+		s.settle(c.id, s.unread)
 
 		return
 	}
-	of := msg.Context()            // with what the router and middlewares have put there
-	step.Reach(of, step.AckBefore) //nolint:contextcheck // as said
-	s.settle(ctx, c.id, v)
-	step.Reach(of, step.AckAfter) //nolint:contextcheck // as said
-}
-
-// await waits for ack or nack: for ever, or up to the drain option after the
-// subscription's end.
-func (s *subscription) await(ctx context.Context, msg *message.Message) verdict {
-	select {
-	case <-msg.Acked():
-		return acked
-	case <-msg.Nacked():
-		return nacked
-	case <-ctx.Done():
-	case <-s.closing:
-	}
-
-	timer := time.NewTimer(s.drain)
-	defer timer.Stop()
-	select {
-	case <-msg.Acked():
-		return acked
-	case <-msg.Nacked():
-		return nacked
-	case <-timer.C:
-		return abandoned
+	switch delivery.Await(msg, delivery.Wait{Stop: s.stop.Done(), Drain: s.drain}) {
+	case delivery.Acked:
+		of := msg.Context() // with what the router and middlewares have put there
+		step.Reach(of, step.AckBefore)
+		s.settle(c.id, s.acked)
+		step.Reach(of, step.AckAfter)
+	case delivery.Nacked:
+		s.settle(c.id, s.nacked)
+	case delivery.Abandoned, delivery.Late:
+		s.settle(c.id, s.abandoned)
 	}
 }
 
-// settle records a verdict. When that fails the claim is left to expire, and
-// the message comes again.
-func (s *subscription) settle(ctx context.Context, id int64, v verdict) {
+func (s *subscription) acked(ctx context.Context, c claim) error {
+	return s.queue.ack(ctx, s.topic, s.group, c)
+}
+
+func (s *subscription) nacked(ctx context.Context, c claim) error {
+	return s.queue.giveBack(ctx, s.topic, s.group, c, delivery.Backoff(s.nackDelay, c.attempt), true)
+}
+
+// unread gives back what nobody took before the subscription's end.
+func (s *subscription) unread(ctx context.Context, c claim) error {
+	return s.queue.giveBack(ctx, s.topic, s.group, c, 0, false)
+}
+
+// abandoned gives back what was taken and not answered.
+func (s *subscription) abandoned(ctx context.Context, c claim) error {
+	return s.queue.giveBack(ctx, s.topic, s.group, c, 0, true)
+}
+
+// settle records the end of a delivery. When that fails the claim is left to
+// expire, and the message comes again.
+func (s *subscription) settle(id int64, record func(context.Context, claim) error) {
 	s.mu.Lock()
 	c := s.inFlight[id] // the newest claim of it
 	s.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), settleTimeout)
 	defer cancel()
-	var err error
-	switch v {
-	case acked:
-		err = s.queue.ack(ctx, s.topic, s.group, c)
-	case nacked:
-		err = s.queue.giveBack(ctx, s.topic, s.group, c, s.backoff(c.attempt), true)
-	case unread, abandoned:
-		err = s.queue.giveBack(ctx, s.topic, s.group, c, 0, v == abandoned)
-	}
-	if err != nil {
+	if err := record(ctx, c); err != nil {
 		s.logger.Error("mem: could not record the end of a delivery; the message will come again", err,
 			watermill.LogFields{"topic": s.topic, "group": s.group, "message_uuid": c.uuid})
 	}
@@ -238,20 +204,10 @@ func (s *subscription) settle(ctx context.Context, id int64, v verdict) {
 	s.signals.wake(s.topic) // a key is free again, for other subscriptions too
 }
 
-// backoff is the wait before the next attempt.
-func (s *subscription) backoff(attempt int64) time.Duration {
-	factor := maxBackoff
-	if attempt <= 7 { // 2^7 is beyond maxBackoff, and far on the shift overflows
-		factor = min(1<<max(attempt-1, 0), maxBackoff)
-	}
-
-	return time.Duration(factor) * s.nackDelay
-}
-
 // extend keeps the claims of messages in flight alive as long as this process
 // is.
-func (s *subscription) extend(ctx context.Context, idle <-chan struct{}) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+func (s *subscription) extend(idle <-chan struct{}) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	defer cancel()
 	ticker := time.NewTicker(s.ackDeadline / 3)
 	defer ticker.Stop()

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/msgmeta"
 )
@@ -64,14 +65,14 @@ func (s *subscription) deliver(in *message.Message) {
 		s.show(out, receipt, 0) // for another consumer, at once
 		return
 	}
-	switch s.await(out) {
-	case acked:
+	switch delivery.Await(out, delivery.Wait{Stop: s.stop.Done(), Drain: s.settings.drain}) {
+	case delivery.Acked:
 		step.Reach(out.Context(), step.AckBefore)
 		s.remove(out, receipt)
 		step.Reach(out.Context(), step.AckAfter)
-	case nacked:
+	case delivery.Nacked:
 		s.retry(in, receipt)
-	case abandoned:
+	case delivery.Abandoned, delivery.Late:
 		// Its context is cancelled; a moment for the handler to notice.
 		cancel()
 		s.show(out, receipt, time.Second)
@@ -100,36 +101,6 @@ func (s *subscription) handOut(out *message.Message, receipt string) bool {
 	}
 
 	return false
-}
-
-type outcome int
-
-const (
-	acked outcome = iota
-	nacked
-	abandoned
-)
-
-// await returns what became of a message. When the subscription stops, the
-// handler has the drain time to finish.
-func (s *subscription) await(out *message.Message) outcome {
-	select {
-	case <-out.Acked():
-		return acked
-	case <-out.Nacked():
-		return nacked
-	case <-s.stop.Done():
-	}
-	timer := time.NewTimer(s.settings.drain)
-	defer timer.Stop()
-	select {
-	case <-out.Acked():
-		return acked
-	case <-out.Nacked():
-		return nacked
-	case <-timer.C:
-		return abandoned
-	}
 }
 
 // remove deletes an acked message. It outlives the subscription's context: a

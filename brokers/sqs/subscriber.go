@@ -3,7 +3,6 @@ package sqs
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -13,7 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
 
-	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 )
 
 // subscriber opens an upstream subscriber per subscription and stands between
@@ -25,25 +24,18 @@ type subscriber struct {
 	group    string
 	logger   watermill.LoggerAdapter
 
-	closing context.Context //nolint:containedctx // done when Close has been called
-	close   context.CancelFunc
-
-	mu      sync.Mutex // orders Subscribe before or after Close
-	running sync.WaitGroup
+	life *delivery.Lifetime
 }
 
 var _ message.SubscribeInitializer = (*subscriber)(nil)
 
 func newSubscriber(s *settings, c *client, q *queues, group string, logger watermill.LoggerAdapter) *subscriber {
-	sub := &subscriber{settings: s, client: c, queues: q, group: group, logger: logger}
-	sub.closing, sub.close = context.WithCancel(context.Background())
-
-	return sub
+	return &subscriber{settings: s, client: c, queues: q, group: group, logger: logger, life: delivery.NewLifetime()}
 }
 
 // SubscribeInitialize makes sure that the queue exists.
 func (s *subscriber) SubscribeInitialize(topic string) error {
-	ctx, cancel := context.WithTimeout(s.closing, queueTimeout)
+	ctx, cancel := context.WithTimeout(s.life.Closing(), queueTimeout)
 	defer cancel()
 	_, err := s.queues.ensure(ctx, topic)
 
@@ -53,9 +45,6 @@ func (s *subscriber) SubscribeInitialize(topic string) error {
 // Subscribe creates the queue where it is missing, claims it for the group, and
 // starts the receivers.
 func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	if s.closing.Err() != nil {
-		return nil, s.errClosed()
-	}
 	found, err := s.queues.ensure(ctx, topic)
 	if err != nil {
 		return nil, err
@@ -67,12 +56,26 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		return nil, err
 	}
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-
-	if s.closing.Err() != nil {
-		return nil, s.errClosed()
+	out := make(chan *message.Message)
+	err = s.life.Begin(ctx, func(stop context.Context) (run func(), err error) {
+		return s.prepare(ctx, topic, &subscription{
+			settings: s.settings,
+			client:   s.client,
+			queue:    found,
+			logger:   s.logger.With(watermill.LogFields{"queue": found.name, "group": s.group}),
+			ctx:      ctx,
+			stop:     stop,
+			out:      out,
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
 	}
+
+	return out, nil
+}
+
+func (s *subscriber) prepare(ctx context.Context, topic string, sub *subscription) (run func(), err error) {
 	polling := &polls{}
 	upstream, err := watermillsqs.NewSubscriber(watermillsqs.SubscriberConfig{
 		AWSConfig:                   s.client.config,
@@ -84,23 +87,10 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		Unmarshaler:                 marshaler{},
 	}, s.logger)
 	if err != nil {
-		return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
+		return nil, fmt.Errorf("open: %w", err)
 	}
-	sub := &subscription{
-		settings: s.settings,
-		client:   s.client,
-		queue:    found,
-		logger:   s.logger.With(watermill.LogFields{"queue": found.name, "group": s.group}),
-		ctx:      ctx,
-		out:      make(chan *message.Message),
-	}
-	var stop context.CancelFunc
-	sub.stop, stop = context.WithCancel(ctx)
-	unhook := context.AfterFunc(s.closing, stop) //nolint:contextcheck // Close ends it too
 	upstreamCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	end := func() {
-		unhook()
-		stop()
 		polling.stop(s.settings.wait)
 		cancel()
 		_ = upstream.Close() // its error is always nil
@@ -110,16 +100,11 @@ func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 		if receivers[i], err = upstream.Subscribe(upstreamCtx, topic); err != nil {
 			end()
 
-			return nil, fmt.Errorf("sqs subscriber of group %q: %w", s.group, err)
+			return nil, fmt.Errorf("receive: %w", err)
 		}
 	}
-	s.running.Go(func() { sub.run(receivers, end) }) //nolint:contextcheck // its context is sub.ctx
 
-	return sub.out, nil
-}
-
-func (s *subscriber) errClosed() error {
-	return fmt.Errorf("sqs subscriber of group %q: %w", s.group, brokers.ErrClosed)
+	return func() { sub.run(receivers, end) }, nil
 }
 
 // receiveInput asks for one message: upstream works them off one by one while
@@ -138,10 +123,7 @@ func (s *subscriber) receiveInput(_ context.Context, url watermillsqs.QueueURL) 
 // Close stops handing out messages, waits for those in flight to be acked or
 // nacked, for the drain time at most, and gives back what nobody has taken.
 func (s *subscriber) Close() error {
-	s.mu.Lock()
-	s.close()
-	s.mu.Unlock()
-	s.running.Wait()
+	s.life.Close()
 
 	return nil
 }

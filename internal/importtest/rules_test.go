@@ -34,6 +34,9 @@ var light = []string{
 // the product imports it but examples.
 const bundle = ""
 
+// inHand is what every broker's subscriber needs around a message in hand.
+const inHand = "brokers/internal/delivery"
+
 // Clients and drivers.
 const (
 	sarama       = "github.com/IBM/sarama"
@@ -73,12 +76,12 @@ var rules = []rule{
 	// the key and the sending by msgmeta.
 	{pkg: "brokers", product: []string{"msgmeta"}},
 	{pkg: "brokers/all", product: []string{"brokers", "brokers/..."}},
-	{pkg: "brokers/mem", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{sqliteDriver}},
-	{pkg: "brokers/kafka", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
+	{pkg: "brokers/mem", product: []string{"brokers", inHand, "msgmeta", "internal/lanes"}, modules: []string{sqliteDriver}},
+	{pkg: "brokers/kafka", product: []string{"brokers", inHand, "msgmeta", "internal/lanes"}, modules: []string{
 		sarama, "github.com/ThreeDotsLabs/watermill-kafka/v3", "github.com/twmb/franz-go",
 		"github.com/xdg-go/scram", // SASL for sarama, which brings none
 	}},
-	{pkg: "brokers/sqs", product: []string{"brokers", "msgmeta", "internal/lanes"}, modules: []string{
+	{pkg: "brokers/sqs", product: []string{"brokers", inHand, "msgmeta", "internal/lanes"}, modules: []string{
 		"github.com/ThreeDotsLabs/watermill-aws", "github.com/aws/aws-sdk-go-v2", "github.com/aws/smithy-go",
 	}},
 	// These two may reach the store, to join watermill-sql's transaction to a
@@ -95,9 +98,10 @@ var rules = []rule{
 	},
 	{
 		pkg:     "brokers/internal/sqlbroker",
-		product: []string{"brokers", "brokers/internal/sqljoin", "msgmeta"}, modules: []string{watermillSQL},
+		product: []string{"brokers", inHand, "brokers/internal/sqljoin", "msgmeta"}, modules: []string{watermillSQL},
 	},
 	{pkg: "brokers/internal/sqljoin", product: []string{"brokers", "msgmeta"}, modules: []string{watermillSQL}},
+	{pkg: inHand, product: []string{"brokers"}},
 
 	// What users run against their own code and brokers.
 	{pkg: "conformance", modules: []string{testify}, product: []string{

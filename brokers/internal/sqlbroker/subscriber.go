@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 )
 
 // initializeTimeout bounds the making of tables where no context is given.
@@ -19,12 +19,8 @@ const initializeTimeout = time.Minute
 type subscriber struct {
 	*Broker
 
-	group   string
-	closing chan struct{}
-	running sync.WaitGroup
-
-	mu     sync.Mutex // running.Go against closing
-	closed bool
+	group string
+	life  *delivery.Lifetime
 }
 
 func newSubscriber(b *Broker, group string) (*subscriber, error) {
@@ -32,7 +28,7 @@ func newSubscriber(b *Broker, group string) (*subscriber, error) {
 		return nil, fmt.Errorf("the database can't have a group of this name: %w", err)
 	}
 
-	return &subscriber{Broker: b, group: group, closing: make(chan struct{})}, nil
+	return &subscriber{Broker: b, group: group, life: delivery.NewLifetime()}, nil
 }
 
 // SubscribeInitialize makes the topic's tables and the group.
@@ -97,32 +93,26 @@ func orNotThere(err error) error {
 // subscriber is closed. The end of the context cancels the message in hand at
 // once; both wait up to the drain option for its ack.
 func (s *subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	out := make(chan *message.Message)
+	err := s.life.Begin(ctx, func(stop context.Context) (run func(), err error) {
+		if err := s.initialize(ctx, topic); err != nil {
+			return nil, err
+		}
+		sub := &subscription{subscriber: s, tables: TablesOf(topic), ctx: ctx, stop: stop, out: out}
 
-	if s.closed {
-		return nil, fmt.Errorf("subscriber of group %q: %w", s.group, brokers.ErrClosed)
+		return sub.run, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscriber of group %q: %w", s.group, err)
 	}
-	if err := s.initialize(ctx, topic); err != nil {
-		return nil, err
-	}
 
-	sub := &subscription{subscriber: s, tables: TablesOf(topic), out: make(chan *message.Message)}
-	s.running.Go(func() { sub.run(ctx) })
-
-	return sub.out, nil
+	return out, nil
 }
 
 // Close stops handing out messages and waits up to the drain option for those
 // in hand.
 func (s *subscriber) Close() error {
-	s.mu.Lock()
-	if !s.closed {
-		s.closed = true
-		close(s.closing)
-	}
-	s.mu.Unlock()
-	s.running.Wait()
+	s.life.Close()
 
 	return nil
 }

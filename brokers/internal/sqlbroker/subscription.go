@@ -9,12 +9,10 @@ import (
 	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/brokers/internal/delivery"
 	"github.com/headrace-go/headrace/brokers/internal/sqljoin"
 	"github.com/headrace-go/headrace/internal/step"
 )
-
-// maxBackoff bounds the doubling of nack_delay, as a multiple of it.
-const maxBackoff = 100
 
 // commitTimeout bounds the recording of an ack. Beyond it the transaction is
 // given up, and the message comes again unless the commit went through.
@@ -26,45 +24,35 @@ type subscription struct {
 	*subscriber
 
 	tables Tables
+	ctx    context.Context //nolint:containedctx // the subscription's own, from Subscribe
+	stop   context.Context //nolint:containedctx // done when ctx is, or when the subscriber closes
 	out    chan *message.Message
 
 	failing  string // UUID of the message that failed last
-	failures int    // how often in a row
+	failures int64  // how often in a row
 }
 
 // run delivers until Subscribe's context ends or the subscriber is closed.
-func (s *subscription) run(ctx context.Context) {
+func (s *subscription) run() {
 	defer close(s.out)
 
-	for wait := time.Duration(0); ; wait = s.session(ctx) {
+	for wait := time.Duration(0); ; wait = s.session() {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
-		case <-ctx.Done():
-		case <-s.closing:
+		case <-s.stop.Done():
 		}
 		timer.Stop()
-		if s.stopped(ctx) {
+		if s.stop.Err() != nil {
 			return
 		}
 	}
 }
 
-func (s *subscription) stopped(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return true
-	case <-s.closing:
-		return true
-	default:
-		return false
-	}
-}
-
 // session delivers until a message fails or the subscription ends, and returns
 // how long to wait before the next one.
-func (s *subscription) session(ctx context.Context) time.Duration {
-	inSession, cancel := context.WithCancel(context.WithoutCancel(ctx))
+func (s *subscription) session() time.Duration {
+	inSession, cancel := context.WithCancel(context.WithoutCancel(s.ctx))
 	defer cancel()
 
 	messages, err := s.subscribe(inSession)
@@ -73,7 +61,7 @@ func (s *subscription) session(ctx context.Context) time.Duration {
 
 		return retryLongest
 	}
-	wait := s.deliverAll(ctx, messages)
+	wait := s.deliverAll(messages)
 	cancel()
 	drain(messages)
 
@@ -109,22 +97,20 @@ func drain(messages <-chan *message.Message) {
 	}
 }
 
-func (s *subscription) deliverAll(ctx context.Context, messages <-chan *message.Message) time.Duration {
+func (s *subscription) deliverAll(messages <-chan *message.Message) time.Duration {
 	for {
 		select {
-		case <-ctx.Done():
-			return 0
-		case <-s.closing:
+		case <-s.stop.Done():
 			return 0
 		case msg, open := <-messages:
 			if !open {
 				return 0
 			}
-			if !s.deliver(ctx, msg) {
+			if !s.deliver(msg) {
 				return s.backoff(msg.UUID)
 			}
 			s.failures = 0
-			if s.stopped(ctx) {
+			if s.stop.Err() != nil {
 				return 0 // the select above chooses at random
 			}
 		}
@@ -133,8 +119,8 @@ func (s *subscription) deliverAll(ctx context.Context, messages <-chan *message.
 
 // deliver hands out a copy of the message and returns whether it was handled and
 // recorded. The copy keeps handlers from acking past what is decided here.
-func (s *subscription) deliver(ctx context.Context, msg *message.Message) bool {
-	tx, ok := sqljoin.Of(msg.Context()) //nolint:contextcheck // the transaction travels with the message
+func (s *subscription) deliver(msg *message.Message) bool {
+	tx, ok := sqljoin.Of(msg.Context())
 	if !ok {
 		s.Logger.Error("message came without its transaction; it will come again", nil, s.fields())
 
@@ -142,25 +128,23 @@ func (s *subscription) deliver(ctx context.Context, msg *message.Message) bool {
 	}
 
 	handed := msg.Copy()
-	handedCtx, cancel := context.WithCancel(ctx)
+	handedCtx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	handed.SetContext(tx.Context(handedCtx))
 
 	select {
 	case s.out <- handed:
-	case <-ctx.Done():
-		return false
-	case <-s.closing:
+	case <-s.stop.Done():
 		return false
 	}
-	if !s.await(ctx, handed) {
+	if !s.acked(handed) {
 		return false
 	}
 
-	of := handed.Context()         // with what the router and middlewares have put there
-	step.Reach(of, step.AckBefore) //nolint:contextcheck // as said
+	of := handed.Context() // with what the router and middlewares have put there
+	step.Reach(of, step.AckBefore)
 	committed := commit(msg, tx)
-	step.Reach(of, step.AckAfter) //nolint:contextcheck // as said
+	step.Reach(of, step.AckAfter)
 
 	return committed
 }
@@ -179,42 +163,17 @@ func commit(msg *message.Message, tx *sqljoin.Tx) bool {
 	return tx.Committed()
 }
 
-// await waits for the verdict: up to the ack deadline, and up to the drain
+// acked waits for the verdict: up to the ack deadline, and up to the drain
 // option after the subscription's end.
-func (s *subscription) await(ctx context.Context, handed *message.Message) bool {
-	var late <-chan time.Time
-	if s.AckDeadline > 0 {
-		timer := time.NewTimer(s.AckDeadline)
-		defer timer.Stop()
-		late = timer.C
-	}
-
-	select {
-	case <-handed.Acked():
-		return true
-	case <-handed.Nacked():
-		return false
-	case <-late:
+func (s *subscription) acked(handed *message.Message) bool {
+	outcome := delivery.Await(handed, delivery.Wait{Stop: s.stop.Done(), Drain: s.Drain, Deadline: s.AckDeadline})
+	if outcome == delivery.Late && s.stop.Err() == nil {
 		s.Logger.Error("message was not acked in time; it will come again",
 			fmt.Errorf("ack_deadline of %v is over", s.AckDeadline),
 			s.fields().Add(watermill.LogFields{"message_uuid": handed.UUID}))
-
-		return false
-	case <-ctx.Done():
-	case <-s.closing:
 	}
 
-	timer := time.NewTimer(s.Drain)
-	defer timer.Stop()
-	select {
-	case <-handed.Acked():
-		return true
-	case <-handed.Nacked():
-	case <-late:
-	case <-timer.C:
-	}
-
-	return false
+	return outcome == delivery.Acked
 }
 
 // beginner begins the transaction of each message.
@@ -240,12 +199,8 @@ func (s *subscription) backoff(uuid string) time.Duration {
 		s.failing, s.failures = uuid, 0
 	}
 	s.failures++
-	factor := maxBackoff
-	if s.failures <= 7 { // 2^7 is beyond maxBackoff, and far on the shift overflows
-		factor = min(1<<(s.failures-1), maxBackoff)
-	}
 
-	return time.Duration(factor) * s.NackDelay
+	return delivery.Backoff(s.NackDelay, s.failures)
 }
 
 func (s *subscription) fields() watermill.LogFields {
