@@ -129,9 +129,11 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 	if err := u.usable(nil); err != nil {
 		return err
 	}
-	if outermost && u.conn == nil {
-		defer u.leaveForeign()
-		return u.joinForeign(ctx, fn)
+	if outermost && !u.quiet {
+		if u.conn == nil {
+			defer u.leaveForeign()
+		}
+		return u.joinAttempt(ctx, fn)
 	}
 	returned := false
 	defer func() {
@@ -147,8 +149,8 @@ func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) err
 	return err
 }
 
-// joinForeign runs fn in a transaction that somebody else will end.
-func (u *Unit) joinForeign(ctx context.Context, fn func(context.Context, Tx) error) error {
+// joinAttempt runs fn in a transaction that somebody other than InTx will end.
+func (u *Unit) joinAttempt(ctx context.Context, fn func(context.Context, Tx) error) error {
 	returned := false
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit
@@ -156,7 +158,7 @@ func (u *Unit) joinForeign(ctx context.Context, fn func(context.Context, Tx) err
 		}
 	}()
 	err := fn(u.Context(ctx), u.Tx())
-	if err == nil {
+	if err == nil && u.conn == nil {
 		err = u.prepare(ctx) // its commit can't be hooked
 	}
 	returned = true
@@ -164,11 +166,13 @@ func (u *Unit) joinForeign(ctx context.Context, fn func(context.Context, Tx) err
 }
 
 // openAttempt opens a savepoint before a message is recorded in a transaction that
-// somebody else will end. watermill-sql's own subscriber delivers a message again
-// within its transaction after a nack: the inbox row of the attempt that failed
-// would make the next one look like a duplicate, whose ack loses the message.
+// somebody other than InTx will end: a subscriber. What stands around Dedupe may
+// try again in it, or put the message aside and have it acked. watermill-sql's own
+// subscriber delivers a message again within its transaction after a nack: the
+// inbox row of the attempt that failed would make the next one look like a
+// duplicate, whose ack loses the message.
 func (u *Unit) openAttempt(ctx context.Context) error {
-	if u.conn != nil {
+	if u.quiet {
 		return nil
 	}
 	u.mu.Lock()
@@ -193,7 +197,7 @@ func (u *Unit) openAttempt(ctx context.Context) error {
 func (u *Unit) endAttempt(ctx context.Context, err error) error {
 	ctx = context.WithoutCancel(ctx)
 	u.mu.Lock()
-	sp := u.attempt
+	sp, acked := u.attempt, u.idle != nil // a commit that waits is an ack that came early
 	u.attempt = nil
 	u.mu.Unlock()
 	switch {
@@ -201,7 +205,7 @@ func (u *Unit) endAttempt(ctx context.Context, err error) error {
 		return sp.commit(ctx)
 	case sp != nil:
 		undo := sp.rollback(ctx)
-		if undo == nil && !u.store.IsContention(err) {
+		if undo == nil && !u.store.IsContention(err) && !acked {
 			return err
 		}
 		u.fail(err)
@@ -233,6 +237,35 @@ func (u *Unit) leave() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.depth--
+	if u.depth == 0 && u.idle != nil {
+		close(u.idle)
+		u.idle = nil
+	}
+}
+
+// awaitParts waits, before a commit, for parts of the unit that are at work: of a
+// handler that acks its message before it is done, or that has left a goroutine
+// behind. What they have done so far would be half of what belongs together.
+func (u *Unit) awaitParts() error {
+	u.mu.Lock()
+	if u.depth == 0 {
+		u.mu.Unlock()
+		return nil
+	}
+	if u.idle == nil {
+		u.idle = make(chan struct{})
+	}
+	idle := u.idle
+	u.mu.Unlock()
+	timer := time.NewTimer(u.store.cfg.CommitTimeout)
+	defer timer.Stop()
+	select {
+	case <-idle:
+		return nil
+	case <-timer.C:
+		return fmt.Errorf("%w: a part of it is still at work %s after it was to be committed: "+
+			"was the message acked before its handler was done?", ErrDoomed, u.store.cfg.CommitTimeout)
+	}
 }
 
 func (s *Store) report(stats TxStats) {

@@ -29,7 +29,8 @@ type Unit struct {
 	// conn is nil for a foreign transaction.
 	conn  *sqlx.Conn
 	about About
-	// quiet leaves reporting to InTx, which sums up several attempts.
+	// quiet: InTx has begun it and will end it, and reports, summing up several
+	// attempts.
 	quiet bool
 	begun time.Time
 
@@ -51,9 +52,11 @@ type Unit struct {
 	afterCommit  []func()
 	savepoints   int
 	stack        []*savepoint
-	// attempt holds what a foreign transaction's InTx did since it recorded its
-	// message (see openAttempt).
+	// attempt holds what InTx did since it recorded its message, in a transaction
+	// that somebody else will end (see openAttempt).
 	attempt *savepoint
+	// idle is made by a commit that waits, and closed when no part is at work.
+	idle    chan struct{}
 	reading map[*unitRows]struct{}
 	stats   TxStats
 
@@ -99,7 +102,8 @@ func (u *Unit) Doomed() error {
 }
 
 // Commit runs what was registered with BeforeCommit, commits, then runs what was
-// registered with AfterCommit. It goes on when ctx is cancelled. When it returns
+// registered with AfterCommit. Before that it waits for every InTx in the unit to
+// return, up to Config.CommitTimeout. It goes on when ctx is cancelled. When it returns
 // an error the unit is rolled back, unless the error matches ErrCommitUnknown.
 func (u *Unit) Commit(ctx context.Context) error {
 	if u.conn == nil {
@@ -112,7 +116,10 @@ func (u *Unit) Commit(ctx context.Context) error {
 			u.Rollback(ctx, errors.New("a hook did not return"))
 		}
 	}()
-	err := u.prepare(ctx)
+	err := u.awaitParts()
+	if err == nil {
+		err = u.prepare(ctx)
+	}
 	prepared = true
 	if err != nil {
 		u.Rollback(ctx, err)
