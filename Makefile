@@ -22,8 +22,8 @@ test: ## Run all tests on real brokers and databases; leaves those running
 		cd examples/recipes && go test -race -count=1 -timeout 10m ./...
 
 .PHONY: test-short
-test-short: ## Run the tests that need no services: in-memory broker, SQLite
-	@go test -short -race ./...
+test-short: ## Run the tests that need no services: in-memory broker, SQLite; without the race detector
+	@go test -short ./...
 
 .PHONY: scenario
 scenario: ## Run scenario tests by number: make scenario S=S10,S11 (all without S)
