@@ -166,7 +166,7 @@ func (p contextPublisher) Publish(topic string, msgs ...*message.Message) error 
 	for len(msgs) > 0 {
 		ctx := contextOf(msgs[0])
 		n := 1
-		for n < len(msgs) && contextOf(msgs[n]) == ctx {
+		for n < len(msgs) && p.outbox.together(ctx, contextOf(msgs[n])) {
 			n++
 		}
 		if err := p.outbox.Publish(ctx, topic, msgs[:n]...); err != nil {
@@ -178,6 +178,17 @@ func (p contextPublisher) Publish(topic string, msgs ...*message.Message) error 
 }
 
 func (contextPublisher) Close() error { return nil }
+
+// together reports whether what is published with either context belongs in one
+// write. Contexts without a unit are not compared as such: not every type of
+// context can be.
+func (o *Outbox) together(a, b context.Context) bool {
+	unit := o.store.UnitFromContext(a)
+	if unit != o.store.UnitFromContext(b) {
+		return false
+	}
+	return unit != nil || a.Done() == b.Done() && !o.store.Strict()
+}
 
 func contextOf(msg *message.Message) context.Context {
 	if msg == nil {
