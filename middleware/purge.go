@@ -2,6 +2,8 @@ package middleware
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -177,8 +179,7 @@ const (
 func (p *Purge) purge(
 	ctx context.Context, consumer string, quietUntil time.Time, stats *PurgeStats,
 ) (interrupted string, err error) {
-	name := "purge/" + store.Identity(consumer)
-	lease, ok, err := p.store.AcquireLease(ctx, name, p.owner, p.cfg.LeaseTTL)
+	lease, ok, err := p.store.AcquireLease(ctx, purgeLease(consumer), p.owner, p.cfg.LeaseTTL)
 	if err != nil || !ok {
 		return otherInstance, err
 	}
@@ -194,6 +195,17 @@ func (p *Purge) purge(
 		}
 	}
 	return "", nil
+}
+
+// purgeLease is the name of the lease on a consumer's purge. Handlers may be
+// called anything; the names of leases may not.
+func purgeLease(consumer string) string {
+	name := "purge/" + store.Identity(consumer)
+	if store.CheckLeaseName(name) == nil {
+		return name
+	}
+	sum := sha256.Sum256([]byte(consumer))
+	return "purge/sha256:" + hex.EncodeToString(sum[:])
 }
 
 func (p *Purge) batches(
