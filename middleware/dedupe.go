@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,8 +31,8 @@ var (
 	// ErrNoOutbox says that a handler returned messages and there is no outbox
 	// for them: published after the commit, a crash would lose them.
 	ErrNoOutbox = errors.New("handler returned messages, but Dedupe has no outbox")
-	// ErrConsumerTaken says that two handlers of a router remember their messages
-	// under one name, and would swallow each other's.
+	// ErrConsumerTaken says that two handlers remember their messages under one
+	// name, and would swallow each other's.
 	ErrConsumerTaken = errors.New("two handlers under one consumer's name")
 	// ErrBusy says that another delivery of the message is still being handled.
 	// The broker will deliver this one again.
@@ -151,6 +152,8 @@ type Dedupe struct {
 	hooks    []VerdictHook
 	// handler is the one that has taken DedupeConfig.Consumer.
 	handler atomic.Pointer[string]
+	// topics are what the handlers hear, by their names.
+	topics sync.Map
 }
 
 // NewDedupe returns the middleware. Errors are those of the configuration.
@@ -173,11 +176,25 @@ func (d *Dedupe) Middleware(h message.HandlerFunc) message.HandlerFunc {
 		if err != nil {
 			return nil, err
 		}
+		if d.within(delivery) {
+			return h(msg)
+		}
 		if d.cfg.Observe {
 			return d.observe(delivery, h)
 		}
 		return nil, d.handle(delivery, h)
 	}
+}
+
+// within reports whether the message is being handled behind this very protection
+// already, because it was added twice. It would wait for itself.
+func (d *Dedupe) within(dl delivery) bool {
+	ctx := dl.msg.Context()
+	if d.store.UnitFromContext(ctx) == nil {
+		return false
+	}
+	about := store.AboutFromContext(ctx)
+	return about.Consumer == dl.consumer && about.MessageID == dl.id
 }
 
 // delivery is one delivery of a message to a consumer.
@@ -197,7 +214,7 @@ func (d *Dedupe) consumer(msg *message.Message) (string, error) {
 			return "", errors.New("middleware: the handler has no name in the message's context: " +
 				"run Dedupe in a router, or set DedupeConfig.Consumer")
 		}
-		return d.cfg.Service + "." + handler, nil
+		return d.cfg.Service + "." + handler, d.oneTopic(handler, message.SubscribeTopicFromCtx(msg.Context()))
 	}
 	if handler == "" || d.handler.CompareAndSwap(nil, &handler) {
 		return d.cfg.Consumer, nil
@@ -207,6 +224,16 @@ func (d *Dedupe) consumer(msg *message.Message) (string, error) {
 			"or leave DedupeConfig.Consumer empty", ErrConsumerTaken, taken, handler, d.cfg.Consumer)
 	}
 	return d.cfg.Consumer, nil
+}
+
+// oneTopic refuses a second handler of the same name, in another router, when it
+// hears another topic: a message that is sent to both would be skipped at one.
+func (d *Dedupe) oneTopic(handler, topic string) error {
+	if taken, known := d.topics.LoadOrStore(handler, topic); known && taken != topic {
+		return fmt.Errorf("%w: there is a handler %q for topic %q and another for %q: "+
+			"give them different names, or Services", ErrConsumerTaken, handler, taken, topic)
+	}
+	return nil
 }
 
 func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {

@@ -42,3 +42,7 @@ func aboutFrom(ctx context.Context) About {
 	about, _ := ctx.Value(aboutKey{}).(About)
 	return about
 }
+
+// AboutFromContext returns the label of the context's units of work, or an empty
+// one.
+func AboutFromContext(ctx context.Context) About { return aboutFrom(ctx) }
