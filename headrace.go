@@ -47,16 +47,21 @@ type Plugin struct {
 	store     *store.Store
 	dedupe    *middleware.Dedupe
 	forwarder *forwarder.Forwarder
+	// destinations are the real publishers.
+	destinations map[string]message.Publisher
 	// publishers are what handlers are given, by destination.
 	publishers map[string]message.Publisher
 
 	mu     sync.Mutex
 	closed bool
-	// relaying says that the forwarder was started, which it can be once.
-	relaying bool
-	stop     context.CancelFunc
-	stopped  context.Context //nolint:containedctx // of the tasks that Attach starts and Close ends
-	tasks    sync.WaitGroup
+	// started says that the forwarder was started, which it can be once; relaying
+	// that it has not ended.
+	started, relaying bool
+	// drains are the forwarders of Drain.
+	drains  map[*forwarder.Forwarder]struct{}
+	stop    context.CancelFunc
+	stopped context.Context //nolint:containedctx // of the tasks that Attach starts and Close ends
+	tasks   sync.WaitGroup
 }
 
 // New opens Headrace's tables in a service's database. ctx bounds the opening
@@ -89,7 +94,8 @@ func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("headrace: %w", err)
 	}
-	p := &Plugin{cfg: cfg, db: db, store: st, publishers: map[string]message.Publisher{}}
+	p := &Plugin{cfg: cfg, db: db, store: st, publishers: map[string]message.Publisher{},
+		drains: map[*forwarder.Forwarder]struct{}{}}
 	if err := p.build(); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}
@@ -124,6 +130,7 @@ func (p *Plugin) build() (err error) {
 	if _, err = p.purge(p.consumers([]string{"any"})); err != nil {
 		return err
 	}
+	p.destinations = destinations
 	if p.forwarder, err = forwarder.New(p.store, destinations, p.cfg.Forwarder); err != nil {
 		return fmt.Errorf("headrace: %w", err)
 	}

@@ -31,6 +31,10 @@ func (p *Plugin) Attach(router *message.Router) error {
 	if p.closed {
 		return ErrClosed
 	}
+	if router.IsRunning() {
+		return errors.New("headrace: the router is running, and its handlers would stay unprotected: " +
+			"give Attach to router.AddPlugin before Run")
+	}
 	consumers := p.consumers(slices.Sorted(maps.Keys(router.Handlers())))
 	purge, err := p.purge(consumers)
 	if err != nil {
@@ -40,8 +44,8 @@ func (p *Plugin) Attach(router *message.Router) error {
 	if purge != nil {
 		p.background("purge", purge.Run)
 	}
-	if !p.relaying {
-		p.relaying = true
+	if !p.started {
+		p.started, p.relaying = true, true
 		p.background("forwarder", p.relay)
 	}
 	return nil
@@ -49,8 +53,10 @@ func (p *Plugin) Attach(router *message.Router) error {
 
 // relay runs the forwarder. Close may be quicker than its start, which is no
 // failure.
-func (p *Plugin) relay(ctx context.Context) error {
-	if err := p.forwarder.Run(ctx); !errors.Is(err, forwarder.ErrClosed) {
+func (p *Plugin) relay(ctx context.Context) error { return relay(ctx, p.forwarder) }
+
+func relay(ctx context.Context, f *forwarder.Forwarder) error {
+	if err := f.Run(ctx); !errors.Is(err, forwarder.ErrClosed) {
 		return err
 	}
 	return nil
@@ -94,7 +100,7 @@ func (p *Plugin) background(name string, run func(context.Context) error) {
 // runs once: after Attach, or a second time, it is an error.
 func (p *Plugin) Run(ctx context.Context) error {
 	p.mu.Lock()
-	if p.closed || p.relaying {
+	if p.closed || p.started {
 		defer p.mu.Unlock()
 		if p.closed {
 			return ErrClosed
@@ -106,10 +112,15 @@ func (p *Plugin) Run(ctx context.Context) error {
 		p.mu.Unlock()
 		return err
 	}
-	p.relaying = true
+	p.started, p.relaying = true, true
 	p.tasks.Add(1)
 	p.mu.Unlock()
 	defer p.tasks.Done()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.relaying = false
+	}()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -142,22 +153,11 @@ const (
 //
 // When the context ends first, the error says how much is left.
 func (p *Plugin) Drain(ctx context.Context) error {
-	relay, cancel := context.WithCancel(ctx)
+	relaying, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
-		return ErrClosed
+	if err := p.relayFor(relaying); err != nil {
+		return err
 	}
-	if !p.relaying {
-		p.relaying = true
-		p.background("forwarder", func(stopped context.Context) error {
-			defer context.AfterFunc(stopped, cancel)()
-			return p.relay(relay)
-		})
-	}
-	p.mu.Unlock()
-
 	ticker := time.NewTicker(drainInterval)
 	defer ticker.Stop()
 	for {
@@ -173,6 +173,33 @@ func (p *Plugin) Drain(ctx context.Context) error {
 			return p.left(ctx)
 		}
 	}
+}
+
+// relayFor relays until the context ends, where nothing else in this plugin does.
+// A forwarder runs once, and Drain may be called again.
+func (p *Plugin) relayFor(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	if p.relaying {
+		return nil
+	}
+	f, err := forwarder.New(p.store, p.destinations, p.cfg.Forwarder)
+	if err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
+	p.drains[f] = struct{}{}
+	p.background("forwarder", func(context.Context) error {
+		defer func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			delete(p.drains, f)
+		}()
+		return relay(ctx, f)
+	})
+	return nil
 }
 
 // left is the error of a Drain that was cut off.
@@ -203,13 +230,16 @@ func (p *Plugin) Close() error {
 	p.mu.Lock()
 	closed := p.closed
 	p.closed = true
+	forwarders := append(slices.Collect(maps.Keys(p.drains)), p.forwarder)
 	p.mu.Unlock()
 	if closed {
 		return nil
 	}
 	p.stop()
-	if err := p.forwarder.Close(); err != nil {
-		return fmt.Errorf("headrace: %w", err)
+	for _, f := range forwarders {
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("headrace: %w", err)
+		}
 	}
 	p.tasks.Wait()
 	if err := p.store.Close(); err != nil {

@@ -1,0 +1,46 @@
+package headrace_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+)
+
+func TestDrainCanBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	out := b.out(t)
+	hr := b.open(t)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("1", nil)))
+	require.ErrorIs(t, hr.Drain(ended), context.Canceled)
+	bounded, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, hr.Drain(bounded))
+	(<-out).Ack()
+	require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("2", nil)))
+	require.NoError(t, hr.Drain(bounded), "after one that has succeeded")
+	(<-out).Ack()
+}
+
+func TestDrainRelaysAfterRunHasEnded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	out := b.out(t)
+	hr := b.open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- hr.Run(ctx) }()
+	<-hr.Running()
+	cancel()
+	require.NoError(t, <-done)
+	require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("1", nil)))
+	bounded, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(t, hr.Drain(bounded))
+	(<-out).Ack()
+}
