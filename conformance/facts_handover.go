@@ -1,0 +1,147 @@
+package conformance
+
+import (
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// handoverFacts are those about one consumer or publisher after another.
+func handoverFacts() []Fact {
+	return []Fact{
+		{
+			Name:  "delivery/acked stays acked",
+			Claim: "after a clean close, the next consumer is given what is new and nothing that was acked",
+			Check: checkAckedStays,
+		},
+		{
+			Name:  "delivery/in hand at close comes again",
+			Claim: "a message that its consumer held, unacked, when it closed is delivered to the next one",
+			Check: checkInHand,
+		},
+		{
+			Name:  "delivery/consumers that come and go lose nothing",
+			Claim: "no message is lost while consumers close with messages in hand and others take over",
+			Check: checkComeAndGo,
+		},
+		{
+			Name:  "delivery/before anybody listens",
+			Claim: "what was published before the first subscription is delivered to it",
+			Check: checkBeforeAnybody,
+		},
+		{
+			Name:  "delivery/another publisher's messages",
+			Claim: "what one publisher sent before it closed arrives, and another goes on",
+			Check: checkAnotherPublisher,
+		},
+		{
+			Name:    "delivery/a restart of the broker loses nothing",
+			Claim:   "acked publishes survive a restart of the broker, and open subscriptions go on after it",
+			Needs:   needsDurable,
+			Alone:   true,
+			Missing: func(h Harness) string { return missing(h.Restart == nil, "Restart") },
+			Check:   checkRestart,
+		},
+	}
+}
+
+func checkAckedStays(t *Trial) Observation {
+	first := t.Subscribe(groupOne)
+	messages := t.Messages("a", 6)
+	t.Publish(messages...)
+	first.AckAll(messages)
+	first.Close()
+
+	marker := t.Message("a")
+	t.Subscribe(groupOne).AckEverything()
+	t.Publish(marker)
+	t.MustAck(groupOne, []*message.Message{marker})
+	if o, again := twice(t.events(), groupOne); again {
+		return o
+	}
+
+	return Holds()
+}
+
+func checkInHand(t *Trial) Observation {
+	first := t.Subscribe(groupOne)
+	messages := t.Messages("a", 1)
+	t.Publish(messages...)
+	first.Next()
+	first.Drop()
+
+	second := t.Subscribe(groupOne)
+	began := time.Now()
+	second.AckAll(messages)
+
+	return HoldsWith("after %v", time.Since(began).Round(time.Millisecond))
+}
+
+// checkComeAndGo has each consumer ack a few messages and go with what it holds.
+func checkComeAndGo(t *Trial) Observation {
+	const generations, each = 3, 4
+	messages := t.Interleaved(6, "a", "b", "c", "d")
+	t.PublishBatch(messages...)
+	for range generations {
+		c := t.Subscribe(groupOne)
+		for range each {
+			c.NextAgain().Ack()
+		}
+		c.NextAgain()
+		c.Drop()
+	}
+	t.Subscribe(groupOne).AckEverything()
+	t.MustAck(groupOne, messages)
+
+	return Holds()
+}
+
+func checkBeforeAnybody(t *Trial) Observation {
+	messages := t.Messages("a", 5)
+	t.Publish(messages...)
+	t.Subscribe(groupOne).AckEverything()
+	t.MustAck(groupOne, messages)
+
+	return Holds()
+}
+
+func checkAnotherPublisher(t *Trial) Observation {
+	t.Subscribe(groupOne).AckEverything()
+	first := t.Messages("a", 2)
+	t.Publish(first...)
+	pub := t.Publisher()
+	if err := t.call("close the publisher", pub.Close); err != nil {
+		t.Unknownf("close the publisher: %v", err)
+	}
+	t.mu.Lock()
+	t.publisher = nil
+	t.mu.Unlock()
+	second := t.Messages("a", 2)
+	t.Publish(second...)
+	t.MustAck(groupOne, append(first, second...))
+
+	return Holds()
+}
+
+func checkRestart(t *Trial) Observation {
+	c := t.Subscribe(groupOne)
+	before, after := t.Messages("a", 5), t.Messages("a", 5)
+	t.Publish(before...)
+	c.Next() // and never acked: the restart breaks it off
+	if err := t.call("restart the broker", func() error { return t.Harness.Restart(t.ctx) }); err != nil {
+		t.Unknownf("restart the broker: %v", err)
+	}
+	c.giveUpAll()
+	c.AckEverything()
+	for _, msg := range after {
+		// The first ones may meet connections that the restart broke.
+		for t.TryPublish(t.Topic, msg) != nil {
+			if t.ctx.Err() != nil {
+				return Lacks("the publisher did not recover")
+			}
+		}
+	}
+	t.MustAck(groupOne, append(before, after...))
+
+	return Holds()
+}

@@ -1,0 +1,115 @@
+package conformance_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/conformance"
+	"github.com/headrace-go/headrace/conformance/internal/toy"
+)
+
+// seeded is a fault, the kind of toy that has it, and the facts that each find it
+// on their own. The same facts hold on the sound toys: see TestSoundToysPass.
+type seeded struct {
+	fault toy.Fault
+	toy   func() toy.Config
+	found []string
+}
+
+//nolint:funlen // a table
+func seededFaults() []seeded {
+	return []seeded{
+		{toy.AcksOnDelivery, ordered, []string{"delivery/in hand at close comes again"}},
+		{toy.LosesInHandOnClose, ordered, []string{"delivery/in hand at close comes again"}},
+		{toy.NeverRedelivers, ordered, []string{"delivery/nacked comes again"}},
+		{toy.HotLoop, ordered, []string{"delivery/nack is no hot loop"}},
+		{toy.DriftsAway, ordered, []string{"delivery/poison drifts nowhere"}},
+		{toy.PoisonBlocksAll, ordered, []string{"delivery/poison blocks no other key"}},
+		{toy.LosesRestOfBatch, ordered, []string{"delivery/a batch arrives whole"}},
+		{toy.LosesConcurrent, ordered, []string{"delivery/concurrent publishers lose nothing"}},
+		{toy.ForgetsAcks, ordered, []string{"delivery/acked stays acked", "groups/progress is kept"}},
+		{toy.NewestOnly, ordered, []string{"delivery/before anybody listens"}},
+		{toy.DropsKnownUUIDs, ordered, []string{"delivery/sent again on purpose"}},
+		{toy.DeadlocksOnSelf, ordered, []string{"delivery/from within a handler"}},
+		{toy.LosesOnRestart, ordered, []string{"delivery/a restart of the broker loses nothing"}},
+		{toy.LosesUnread, ordered, []string{"lifecycle/close while nobody reads"}},
+
+		{toy.ReordersAfterNack, ordered, []string{"order/per key with nacks"}},
+		{toy.ReordersAfterNack, total, []string{"order/total with nacks"}},
+		{toy.ReordersOnLoss, ordered, []string{"order/per key after a consumer is lost"}},
+		{toy.ReordersBatch, ordered, []string{"order/per key within a batch", "order/per key across growth"}},
+		{toy.TwoOfAKey, ordered, []string{"concurrency/never two of one key", "order/per key"}},
+		{toy.TwoOfAKeyAtTwo, ordered, []string{
+			"concurrency/never two of one key at two consumers", "order/per key across a rebalance",
+		}},
+		{toy.OneAtATime, ordered, []string{"concurrency/several keys at once", "concurrency/a held key holds up no other"}},
+		{toy.HotKeyStarves, ordered, []string{"concurrency/a hot key does not starve others"}},
+		{toy.OrdersKeysOnly, total, []string{"order/total"}},
+		{toy.HandsOutTwice, ordered, []string{"concurrency/one message in one hand"}},
+
+		{toy.DoublesSome, ordered, []string{"duplicates/none without trouble"}},
+		{toy.SendsHalfARefused, ordered, []string{"duplicates/a refused batch leaves nothing"}},
+		{toy.GroupsSteal, ordered, []string{"groups/each hears everything"}},
+		{toy.GroupsSteal, plain, []string{"groups/no group takes another's messages"}},
+		{toy.ConsumersAllHear, ordered, []string{"groups/consumers of one share"}},
+		{toy.LateGroupHears, ordered, []string{"groups/a late one hears the past"}},
+		{toy.NackHitsAllGroups, ordered, []string{"groups/failures stay in their group"}},
+
+		{toy.DropsEntry, ordered, []string{"content/many entries"}},
+		{toy.LowersNames, ordered, []string{"content/metadata names"}},
+		{toy.TrimsValues, ordered, []string{"content/metadata values", "content/key"}},
+		{toy.MangleBytes, ordered, []string{"content/payload"}},
+		{toy.RewritesJSON, ordered, []string{"content/payload"}},
+		{toy.NilIsEmpty, ordered, []string{"content/nil payload"}},
+		{toy.Truncates, ordered, []string{"content/sizes up to the limit"}},
+		{toy.TakesTooLarge, ordered, []string{"content/over the limit"}},
+		{toy.CutsUUIDs, ordered, []string{"content/UUID"}},
+		{toy.ForgetsKey, ordered, []string{"content/the same on redelivery"}},
+		{toy.FreshUUID, ordered, []string{"content/the same on redelivery"}},
+		{toy.SharesPayload, ordered, []string{"content/copies"}},
+		{toy.LeaksContext, ordered, []string{"content/copies"}},
+		{toy.AddsEntry, ordered, []string{"content/nothing is added"}},
+		{toy.MixesTopics, ordered, []string{"content/odd topic names"}},
+		{toy.RoundsEventTime, ordered, []string{"content/event time"}},
+		{toy.MixesForeignUUIDs, ordered, []string{"content/foreign producer"}},
+
+		{toy.NoDeadline, total, []string{"time/past the ack deadline it comes again"}},
+		{toy.EarlyDeadline, ordered, []string{"time/held for as long as it takes"}},
+
+		{toy.CloseDoesNotWait, ordered, []string{"lifecycle/close lets the handler finish"}},
+		{toy.CloseHangsUnread, ordered, []string{"lifecycle/close while nobody reads"}},
+		{toy.CloseTwicePanics, ordered, []string{"lifecycle/close twice"}},
+		{toy.ChannelStaysOpen, ordered, []string{"lifecycle/close ends the subscription"}},
+		{toy.IgnoresContext, ordered, []string{"lifecycle/cancelled context", "lifecycle/context that is over already"}},
+		{toy.CancelEndsAll, ordered, []string{"lifecycle/cancelled context"}},
+		{toy.SubscribesClosed, ordered, []string{"lifecycle/subscribe after close"}},
+		{toy.LeaksGoroutine, ordered, []string{"lifecycle/no goroutine left"}},
+		{toy.RefusesNothing, ordered, []string{"lifecycle/publishing nothing"}},
+		{toy.TopicsBlockOthers, ordered, []string{"lifecycle/two topics"}},
+		{toy.LateAckTakesNext, ordered, []string{"lifecycle/ack after close"}},
+		{toy.SecondSubscription, ordered, []string{"lifecycle/subscribe twice"}},
+	}
+}
+
+func TestSeededFaults(t *testing.T) {
+	t.Parallel()
+	for _, s := range seededFaults() {
+		t.Run(string(s.fault), func(t *testing.T) {
+			t.Parallel()
+			config := s.toy()
+			config.Faults = []toy.Fault{s.fault}
+			h := harness(t, config)
+			h.Patience = time.Second // nothing comes however long one waits
+			report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only(s.found...)})
+			require.NoError(t, err)
+			require.Len(t, report.Failed(), len(s.found), report.Text())
+			for _, r := range report.Failed() {
+				require.Equal(t, conformance.VerdictNo, r.Verdict, r.Note)
+				require.NotEmpty(t, r.Note)
+				require.NotEmpty(t, r.History, "a failing fact shows what happened to its messages")
+			}
+		})
+	}
+}

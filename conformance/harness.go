@@ -1,0 +1,172 @@
+package conformance
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/headrace-go/headrace/brokers"
+)
+
+// Defaults of a Harness.
+const (
+	DefaultPatience = 30 * time.Second
+	DefaultQuiet    = 3 * time.Second
+	DefaultParallel = 8
+)
+
+// Harness says how to use a broker. Its functions may be called concurrently.
+type Harness struct {
+	// Name of the broker in reports. Required.
+	Name string
+
+	// Capabilities are what the broker promises; the suite checks them.
+	Capabilities brokers.Capabilities
+
+	// Publisher opens a publisher. The suite closes it. Required.
+	Publisher func(ctx context.Context) (message.Publisher, error)
+
+	// Subscriber opens a subscriber of a consumer group. Each call gives one
+	// whose Close leaves the others alone; the suite closes it. Required.
+	Subscriber func(ctx context.Context, group string) (message.Subscriber, error)
+
+	// Topic makes a topic that nobody else uses and returns its name. Default: a
+	// random name of letters, digits and underscores, and nothing made.
+	Topic func(ctx context.Context) (string, error)
+
+	// DeleteTopic removes a topic after its fact. Optional.
+	DeleteTopic func(ctx context.Context, topic string) error
+
+	// Restart ends the broker and starts it again with its data, and returns when
+	// it serves. Facts about it run alone. Optional.
+	Restart func(ctx context.Context) error
+
+	// Grow gives an existing topic more partitions. Optional.
+	Grow func(ctx context.Context, topic string) error
+
+	// Foreign publishes a payload as a producer that knows nothing of watermill.
+	// Optional.
+	Foreign func(ctx context.Context, topic string, payload []byte) error
+
+	// State returns the broker's own words about a topic and group, printed when a
+	// fact fails. Optional.
+	State func(ctx context.Context, topic, group string) (string, error)
+
+	// Known are facts ("group/name") that this broker is known to break, with the
+	// reason. They are still tried, and reported as "no" instead of failing.
+	Known map[string]string
+
+	// Patience is how long to wait for what should come soon. Default 30 s. A
+	// fact's own deadline is four times as long.
+	Patience time.Duration
+
+	// Quiet is how long nothing must come before "nothing comes" is believed.
+	// Default 3 s; more than the broker's longest poll.
+	Quiet time.Duration
+
+	// Parallel is how many facts run side by side. Default 8.
+	Parallel int
+}
+
+// ErrHarness is matched by the errors of a Harness that can't be used.
+var ErrHarness = errors.New("the harness can't be used")
+
+// withDefaults checks everything and returns all that is wrong at once.
+func (h Harness) withDefaults() (Harness, error) {
+	var wrong []error
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+
+	if h.Name == "" {
+		bad("Name is empty; name the broker as reports should")
+	}
+	if h.Publisher == nil {
+		bad("Publisher is nil; it opens a publisher")
+	}
+	if h.Subscriber == nil {
+		bad("Subscriber is nil; it opens a subscriber of a group")
+	}
+	if h.Patience < 0 || h.Quiet < 0 || h.Parallel < 0 {
+		bad("Patience, Quiet and Parallel must not be negative; 0 is the default")
+	}
+	for name := range h.Known {
+		if !slices.ContainsFunc(Facts(), func(f Fact) bool { return f.Name == name }) {
+			bad("Known names %q, which is no fact; Facts() lists them", name)
+		}
+	}
+	wrong = append(wrong, contradictions(h.Capabilities)...)
+	if len(wrong) > 0 {
+		return h, fmt.Errorf("conformance: %w: %s: %w", ErrHarness, h.Name, errors.Join(wrong...))
+	}
+
+	if h.Patience == 0 {
+		h.Patience = DefaultPatience
+	}
+	if h.Quiet == 0 {
+		h.Quiet = min(DefaultQuiet, h.Patience)
+	}
+	if h.Parallel == 0 {
+		h.Parallel = DefaultParallel
+	}
+	if h.Topic == nil {
+		h.Topic = func(context.Context) (string, error) { return uniqueName("conf"), nil }
+	}
+
+	return h, nil
+}
+
+// contradictions lists what can't be true together.
+func contradictions(c brokers.Capabilities) (wrong []error) {
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	if c.TotalOrder && !c.KeyOrder {
+		bad("capabilities contradict: TotalOrder without KeyOrder; what orders all messages orders those of a key")
+	}
+	if c.TotalOrder && c.Lanes {
+		bad("capabilities contradict: TotalOrder with Lanes; where several are in flight at once, there is no total order")
+	}
+	if c.MaxBody < 0 || c.AckDeadline < 0 || c.RedeliveryWindow < 0 {
+		bad("capabilities: MaxBody, AckDeadline and RedeliveryWindow must not be negative")
+	}
+	if c.RedeliveryWindow > 0 && c.RedeliveryWindow < c.AckDeadline {
+		bad("capabilities contradict: RedeliveryWindow %v is shorter than AckDeadline %v, which is followed by another copy",
+			c.RedeliveryWindow, c.AckDeadline)
+	}
+
+	return wrong
+}
+
+// Opened returns the harness of a broker that brokers.Open opened. The caller
+// closes the broker after the run.
+func Opened(b *brokers.Broker) Harness {
+	h := Harness{
+		Name:         b.Capabilities.Name,
+		Capabilities: b.Capabilities,
+		Publisher:    func(context.Context) (message.Publisher, error) { return b.Publisher, nil },
+		Subscriber:   func(_ context.Context, group string) (message.Subscriber, error) { return b.SubscriberFor(group) },
+		DeleteTopic:  b.DeleteTopic,
+	}
+	if backlog := b.Capabilities.Backlog; backlog != nil {
+		h.State = func(ctx context.Context, topic, group string) (string, error) {
+			n, err := backlog(ctx, topic, group)
+
+			return fmt.Sprintf("%d not acked", n), err
+		}
+	}
+
+	return h
+}
+
+// uniqueName returns prefix_random, which every broker takes as a topic.
+func uniqueName(prefix string) string {
+	const randomBytes = 10 // 16 characters of base32
+	var random [randomBytes]byte
+	_, _ = rand.Read(random[:]) // never fails: it ends the program instead
+
+	return prefix + "_" + strings.ToLower(base32.StdEncoding.EncodeToString(random[:]))
+}

@@ -1,0 +1,217 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"runtime/pprof"
+	"sync"
+	"time"
+)
+
+// runner tries facts side by side.
+type runner struct {
+	harness Harness
+	ctx     context.Context //nolint:containedctx // a runner is as short-lived as a call
+
+	slots chan struct{}
+	quiet sync.RWMutex // facts that run alone lock it
+
+	mu   sync.Mutex
+	dead string // why the broker can't be asked any more
+	once sync.Once
+}
+
+// newRunner checks the harness. The context ends all facts.
+func newRunner(ctx context.Context, h Harness) (*runner, error) {
+	h, err := h.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+
+	return &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel)}, nil
+}
+
+// start tries a fact when there is room, and returns where its result comes.
+func (r *runner) start(f Fact) <-chan Result {
+	result := make(chan Result, 1)
+	go func() { result <- r.run(f) }()
+
+	return result
+}
+
+func (r *runner) run(f Fact) Result {
+	select {
+	case r.slots <- struct{}{}:
+		defer func() { <-r.slots }()
+	case <-r.ctx.Done():
+		return r.result(f, outcome{unknown: "the run was ended before the fact's turn", broken: true}, 0)
+	}
+	if f.Alone {
+		r.quiet.Lock()
+		defer r.quiet.Unlock()
+	} else {
+		r.quiet.RLock()
+		defer r.quiet.RUnlock()
+	}
+
+	began := time.Now()
+	if f.Missing != nil {
+		if missing := f.Missing(r.harness); missing != "" {
+			return r.result(f, outcome{unknown: missing}, 0)
+		}
+	}
+	r.once.Do(func() { r.probe("at the beginning") })
+	if why := r.isDead(); why != "" {
+		return r.result(f, outcome{unknown: why, broken: true}, 0)
+	}
+
+	o := r.try(f.Check, f.deadline(r.harness))
+	if o.unknown == "" && !o.Holds || o.broken {
+		// A broker that is gone breaks everything: then nothing is known.
+		if why := r.probe("after " + f.Name); why != "" {
+			o.unknown, o.broken = fmt.Sprintf("%s (what was seen before: %s)", why, firstOf(o.unknown, o.Note)), true
+		}
+	}
+	declared := f.Needs.none() || f.Needs.In(r.harness.Capabilities)
+	if o.unknown == "" && !o.Holds && !declared && f.ByHeadrace != nil {
+		fallback := r.try(f.ByHeadrace, f.deadline(r.harness))
+		o.fallback = &fallback
+	}
+
+	return r.result(f, o, time.Since(began))
+}
+
+// outcome is what came of trying a fact.
+type outcome struct {
+	Observation
+
+	unknown  string // why there is no observation
+	broken   bool   // unknown because something went wrong, not for want of a hook
+	history  []string
+	state    string
+	left     string // what didn't end in time
+	fallback *outcome
+}
+
+// try runs a check with a topic of its own, and never longer than its deadline
+// and the time to clean up.
+func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o outcome) {
+	ctx, cancel := context.WithTimeout(r.ctx, deadline)
+	defer cancel()
+	t := &Trial{Harness: r.harness, Capabilities: r.harness.Capabilities, ctx: ctx, history: newHistory()}
+
+	done := make(chan outcome, 1)
+	// The label is inherited by every goroutine that the fact makes the broker
+	// start: that is how those which stay behind are found.
+	go pprof.Do(ctx, pprof.Labels(leakLabel, t.label()), func(context.Context) { done <- t.observe(check) })
+
+	const grace = 5 * time.Second // for a fact to notice that its time is over
+	timer := time.NewTimer(deadline + grace)
+	defer timer.Stop()
+	select {
+	case o = <-done:
+	case <-timer.C:
+		t.mu.Lock()
+		doing := t.doing
+		t.mu.Unlock()
+		o.unknown = fmt.Sprintf("not over after its deadline of %v; it was left behind, waiting: %s", deadline, doing)
+		o.broken = true
+	}
+	if o.broken || !o.Holds {
+		o.history = t.history.lines(o.Keys)
+		o.state = r.state(t)
+	}
+	cancel()
+	o.left = t.end(r.harness.Patience)
+
+	return o
+}
+
+// observe runs a check up to its verdict.
+func (t *Trial) observe(check func(*Trial) Observation) (o outcome) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case verdictReached:
+			o = outcome{Observation: p.Observation, unknown: p.unknown, broken: p.unknown != ""}
+		default:
+			o = outcome{unknown: fmt.Sprintf("panicked: %v\n%s", p, debug.Stack()), broken: true}
+		}
+	}()
+	t.Topic = t.NewTopic()
+	o.Observation = check(t)
+	if err := t.ctx.Err(); err != nil && !o.Holds {
+		return outcome{unknown: "the fact's deadline was over: " + o.Note, broken: true}
+	}
+
+	return o
+}
+
+// state asks the broker itself about a fact that didn't hold.
+func (r *runner) state(t *Trial) string {
+	if r.harness.State == nil || t.Topic == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.harness.Patience)
+	defer cancel()
+	said := make(chan string, 1)
+	go func() {
+		state, err := r.harness.State(ctx, t.Topic, groupOne)
+		if err != nil {
+			state = "can't tell: " + err.Error()
+		}
+		said <- state
+	}()
+	select {
+	case state := <-said:
+		return state
+	case <-ctx.Done():
+		return "no answer"
+	}
+}
+
+// probe asks whether the broker takes and delivers a single message, and if it
+// doesn't, says so from then on.
+func (r *runner) probe(when string) string {
+	if why := r.isDead(); why != "" {
+		return why
+	}
+	o := r.try(func(t *Trial) Observation {
+		c := t.Subscribe(groupOne)
+		t.Publish(t.Message("probe"))
+		c.Next().Ack()
+
+		return Holds()
+	}, 2*r.harness.Patience)
+	if o.Holds {
+		return ""
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if errors.Is(r.ctx.Err(), context.Canceled) {
+		return "the run was ended"
+	}
+	r.dead = fmt.Sprintf("the broker did not take and deliver a single message %s: %s", when, firstOf(o.unknown, o.Note))
+
+	return r.dead
+}
+
+func (r *runner) isDead() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+
+	return r.dead
+}
+
+func firstOf(texts ...string) string {
+	for _, text := range texts {
+		if text != "" {
+			return text
+		}
+	}
+
+	return ""
+}

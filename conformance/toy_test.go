@@ -1,0 +1,81 @@
+package conformance_test
+
+import (
+	"context"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/conformance"
+	"github.com/headrace-go/headrace/conformance/internal/toy"
+	"github.com/headrace-go/headrace/internal/testenv"
+)
+
+func TestMain(m *testing.M) { testenv.VerifyMain(m) }
+
+// Kinds of toy: both sides of each guarantee are somewhere.
+func ordered() toy.Config {
+	return toy.Config{KeyOrder: true, Lanes: true, Groups: true, NilPayload: true, MaxBody: 200_000}
+}
+
+func total() toy.Config {
+	return toy.Config{KeyOrder: true, TotalOrder: true, Groups: true, AckDeadline: 600 * time.Millisecond}
+}
+
+func plain() toy.Config {
+	return toy.Config{Lanes: true, AckDeadline: 600 * time.Millisecond, OneGroup: brokers.ErrOneGroup}
+}
+
+// harness opens a toy and says what it would promise if it were sound.
+func harness(t *testing.T, c toy.Config) conformance.Harness {
+	t.Helper()
+
+	b := toy.New(c)
+	t.Cleanup(b.Close)
+
+	return conformance.Harness{
+		Name: "toy",
+		Capabilities: brokers.Capabilities{
+			Groups: c.Groups, KeyOrder: c.KeyOrder, TotalOrder: c.TotalOrder, Lanes: c.Lanes, Durable: true,
+			NilPayload: c.NilPayload, MaxBody: c.MaxBody, AckDeadline: c.AckDeadline,
+		},
+		Publisher:  func(context.Context) (message.Publisher, error) { return b.Publisher(), nil },
+		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) { return b.Subscriber(group), nil },
+		Restart:    func(context.Context) error { b.Restart(); return nil },
+		Grow:       func(context.Context, string) error { return nil },
+		Foreign:    func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
+		Patience:   4 * time.Second,
+		Quiet:      300 * time.Millisecond,
+	}
+}
+
+func TestSoundToysPass(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]toy.Config{"ordered": ordered(), "total": total(), "plain": plain()} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			report, err := conformance.Check(t.Context(), harness(t, config), conformance.Options{})
+			require.NoError(t, err)
+			require.Empty(t, report.Failed(), report.Text())
+			require.Len(t, report.Results, len(conformance.Facts()))
+			for _, r := range report.Results {
+				require.Empty(t, r.Declaration, "%s: %s", r.Fact, r.Note)
+			}
+		})
+	}
+}
+
+// only matches facts by their whole names.
+func only(facts ...string) *regexp.Regexp {
+	quoted := make([]string, len(facts))
+	for i, fact := range facts {
+		quoted[i] = regexp.QuoteMeta(fact)
+	}
+
+	return regexp.MustCompile("^(" + strings.Join(quoted, "|") + ")$")
+}
