@@ -34,6 +34,12 @@ type brokerCase struct {
 	unreachable string
 	// limit is the option that sets the largest body, "" where it is fixed.
 	limit string
+	// conformance are options for the conformance suite, beside the quick ones.
+	conformance map[string]string
+	// parallel is how many facts run at once, where it must be less than usual.
+	parallel int
+	// known are the facts that the broker is known to break, with the reason.
+	known map[string]string
 	// service: it needs a running service, so -short leaves it out.
 	service bool
 }
@@ -111,10 +117,19 @@ func cases(t *testing.T) []brokerCase {
 }
 
 func sqsCase(name, fifo string) brokerCase {
+	// ElasticMQ turns in a circle, a processor a poll, while receivers wait for a
+	// FIFO queue whose messages are all behind one in hand.
+	parallel, receivers := 0, "8"
+	if fifo == "true" {
+		parallel, receivers = 4, "5"
+	}
+
 	return brokerCase{
+		parallel:    parallel,
 		name:        name,
 		url:         func(t *testing.T) string { return testenv.SQS(t) },
 		quick:       map[string]string{"nack_delay": "20ms", "fifo": fifo},
+		conformance: map[string]string{"visibility": "10s", "receivers": receivers},
 		shared:      true,
 		unreachable: "sqs://127.0.0.1:1?region=us-east-1&access_key=user&secret_key=hunter2",
 		limit:       "max_body",

@@ -1,0 +1,45 @@
+package brokers_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/headrace-go/headrace/conformance"
+)
+
+// TestConformance tries all facts on every broker as Headrace opens it:
+//
+//	go test ./brokers_test -run 'TestConformance/kafka//order'
+func TestConformance(t *testing.T) {
+	for _, c := range cases(t) {
+		t.Run(c.name, func(t *testing.T) { conformance.Run(t, opened(t, c)) })
+	}
+}
+
+// opened is the harness of a broker that is opened as a service would, with
+// quicker redelivery.
+func opened(t *testing.T, c brokerCase) conformance.Harness {
+	t.Helper()
+
+	rawURL := withOptions(t, c.url(t), c.quick)
+	rawURL = withOptions(t, rawURL, map[string]string{"drain": "2s", "max_body": "150000"})
+	rawURL = withOptions(t, rawURL, c.conformance)
+	h := conformance.Opened(open(t, rawURL))
+	h.Name = c.name
+	h.Known = c.known
+	h.Parallel = c.parallel
+	h.DeleteTopic = withPatience(h.DeleteTopic)
+
+	return h
+}
+
+// withPatience bounds the removal of a topic.
+func withPatience(remove func(context.Context, string) error) func(context.Context, string) error {
+	return func(ctx context.Context, topic string) error {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+
+		return remove(ctx, topic)
+	}
+}
