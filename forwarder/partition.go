@@ -40,6 +40,8 @@ type partition struct {
 	// sent are the rows that are published and perhaps not yet confirmed.
 	sent map[int64]bool
 	late lateness
+	// limit is how many rows are asked for.
+	limit readLimit
 }
 
 func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.Lease, until time.Time) *partition {
@@ -49,6 +51,7 @@ func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.
 		wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
 		holds: newHolds(f.cfg.RetryBackoff, f.cfg.MaxRetryBackoff),
 		late:  lateness{above: beforeAll},
+		limit: readLimit{rows: f.cfg.BatchSize, most: f.cfg.BatchSize, bytes: f.cfg.BatchBytes},
 	}
 	p.until.Store(&until)
 	p.signal()
@@ -168,7 +171,9 @@ const readTimeout = time.Minute
 func (p *partition) read(ctx context.Context, after int64) ([]store.OutboxRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return p.f.store.ReadOutbox(ctx, p.number, after, p.f.cfg.BatchSize, p.f.cfg.BatchBytes)
+	rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.limit.rows, p.f.cfg.BatchBytes)
+	p.limit.learn(rows, err)
+	return rows, err
 }
 
 // startFrom returns the id to read after: the beginning when a rescan is due, the
