@@ -19,7 +19,9 @@ import (
 type Config struct {
 	// Service is the name under which handlers remember messages. Two services
 	// on one database must have different ones, and it must stay the same over
-	// deploys.
+	// deploys. Unless they also publish to the same brokers, under the same names
+	// of destinations, each needs tables of its own (Store.Prefix, Store.Schema):
+	// the forwarders of one outbox send each other's messages.
 	Service string
 	// Publisher is the application's own: what was committed is sent with it. It
 	// must be safe for concurrent use.

@@ -23,6 +23,15 @@
 //     the handler wrote before it failed is committed and the message counts as
 //     handled. Its publisher may be the broker's or an outbox's, which takes what
 //     is put aside without a key too, and in strict mode.
+//   - IgnoreErrors: outside, where what failed is rolled back and acked. Inside,
+//     what the handler wrote before it failed is committed.
+//   - Throttle, CircuitBreaker, DelayOnError, RandomFail: outside. Inside, a
+//     waiting Throttle holds a transaction open.
+//   - Duplicator: outside, where the second call is a duplicate. Inside, the
+//     handler runs twice in one transaction and has its effects twice.
 //   - Deduplicator: neither. It marks a message as seen before the handler has
 //     done its work, and so loses what fails.
+//   - InstantAck: neither. What fails, or is cut off by a crash, doesn't come
+//     again. In a subscriber's own transaction (join=true) nothing is handled: the
+//     ack ends the transaction before the handler begins.
 package middleware
