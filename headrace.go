@@ -94,8 +94,10 @@ func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("headrace: %w", err)
 	}
-	p := &Plugin{cfg: cfg, db: db, store: st, publishers: map[string]message.Publisher{},
-		drains: map[*forwarder.Forwarder]struct{}{}}
+	p := &Plugin{
+		cfg: cfg, db: db, store: st,
+		publishers: map[string]message.Publisher{}, drains: map[*forwarder.Forwarder]struct{}{},
+	}
 	if err := p.build(); err != nil {
 		return nil, errors.Join(err, st.Close())
 	}

@@ -11,8 +11,9 @@ import (
 
 // uncomparable is a context that can't be compared with ==.
 type uncomparable struct {
-	context.Context //nolint:containedctx // it is a context
-	values          map[string]string
+	context.Context
+
+	_ []string
 }
 
 func TestPublishWithContextsThatCannotBeCompared(t *testing.T) {

@@ -17,7 +17,9 @@ func TestConsumersOfAnyNameArePurged(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		told := make(purged, 1)
 		for _, handler := range []string{"effect", "my handler", "Lädchen", "o'hara", `a\b`, strings.Repeat("x", 255)} {
-			p, err := middleware.NewPurge(b.st, middleware.PurgeConfig{Consumers: []string{"test." + handler}, Hooks: []any{told}})
+			p, err := middleware.NewPurge(b.st, middleware.PurgeConfig{
+				Consumers: []string{"test." + handler}, Hooks: []any{told},
+			})
 			require.NoError(t, err)
 			p.PurgeNow(t.Context())
 			require.NoError(t, (<-told).Err, handler)
