@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -141,6 +143,11 @@ func checkOwners(partitions []store.PartitionCount, leases []store.Lease) findin
 			oldest = max(oldest, p.OldestAge)
 		}
 	}
+	if services := relaying(leases); len(orphans) == 0 && len(services) > 1 {
+		return warn(check, fmt.Sprintf("services %s relay one outbox, so each sends the others' messages with its own publishers",
+			strings.Join(services, " and ")),
+			"right only where all of them publish to the same brokers; else give each service tables of its own (store.Config.Prefix)")
+	}
 	if len(orphans) == 0 {
 		return ok(check, fmt.Sprintf("no messages wait in partitions without an owner (%d of %d have one)",
 			len(owned), store.OutboxPartitions))
@@ -151,6 +158,18 @@ func checkOwners(partitions []store.PartitionCount, leases []store.Lease) findin
 		return warn(check, cause, "normal for some seconds while forwarders start or stop; ask again")
 	}
 	return fail(check, cause, "start a forwarder (forwarder.New, Run), or see its log for why it can't take leases")
+}
+
+// relaying returns the services whose forwarders own partitions, as far as the
+// forwarders' names tell: package headrace names them service@host.
+func relaying(leases []store.Lease) []string {
+	services := map[string]bool{}
+	for _, l := range leases {
+		if service, _, named := strings.Cut(l.Owner, "@"); named && live(l) {
+			services[service] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(services))
 }
 
 func counted(n int, one string) string {

@@ -120,6 +120,26 @@ func TestDoctorFindsPartitionsWithoutOwner(t *testing.T) {
 	})
 }
 
+func TestDoctorFindsTwoServicesThatRelayOneOutbox(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		st, _ := migrated(t, kind, url)
+		take := func(partition int, owner string) {
+			_, taken, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(partition), owner, time.Minute)
+			require.NoError(t, err)
+			require.True(t, taken)
+		}
+		take(0, "shop@a-1")
+		take(1, "shop@b-2")
+		require.Equal(t, gradeOK, examine(t, exitOK, url)["outbox owners"].Status)
+		take(2, "billing@a-3")
+		owners := examine(t, exitOK, url)["outbox owners"]
+		require.Equal(t, gradeWarn, owners.Status)
+		require.Contains(t, owners.Cause, "services billing and shop relay one outbox")
+	})
+}
+
 func TestDoctorFindsOldAndFailingMessages(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(on database) {
