@@ -146,7 +146,8 @@ func checkOwners(partitions []store.PartitionCount, leases []store.Lease) findin
 	if services := relaying(leases); len(orphans) == 0 && len(services) > 1 {
 		return warn(check, fmt.Sprintf("services %s relay one outbox, so each sends the others' messages with its own publishers",
 			strings.Join(services, " and ")),
-			"right only where all of them publish to the same brokers; else give each service tables of its own (store.Config.Prefix)")
+			"right only where all of them publish to the same brokers; "+
+				"else give each service tables of its own (store.Config.Prefix)")
 	}
 	if len(orphans) == 0 {
 		return ok(check, fmt.Sprintf("no messages wait in partitions without an owner (%d of %d have one)",
