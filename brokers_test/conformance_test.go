@@ -31,6 +31,10 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	h.Parallel = c.parallel
 	h.DeleteTopic = withPatience(h.DeleteTopic)
 
+	if c.hooks != nil {
+		c.hooks(t, rawURL, &h)
+	}
+
 	return h
 }
 

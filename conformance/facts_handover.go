@@ -109,13 +109,7 @@ func checkAnotherPublisher(t *Trial) Observation {
 	t.Subscribe(groupOne).AckEverything()
 	first := t.Messages("a", 2)
 	t.Publish(first...)
-	pub := t.Publisher()
-	if err := t.call("close the publisher", pub.Close); err != nil {
-		t.Unknownf("close the publisher: %v", err)
-	}
-	t.mu.Lock()
-	t.publisher = nil
-	t.mu.Unlock()
+	t.ReopenPublisher()
 	second := t.Messages("a", 2)
 	t.Publish(second...)
 	t.MustAck(groupOne, append(first, second...))

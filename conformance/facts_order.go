@@ -169,6 +169,7 @@ func checkOrderAcrossGrowth(t *Trial) Observation {
 	if err := t.call("give the topic more partitions", func() error { return t.Harness.Grow(t.ctx, t.Topic) }); err != nil {
 		t.Unknownf("give the topic more partitions: %v", err)
 	}
+	t.ReopenPublisher() // as a service does that is started again, or looks at last
 	t.PublishBatch(messages[30:]...)
 	// Nothing is handled before all is published: the old backlog is still there
 	// when what follows may go elsewhere.

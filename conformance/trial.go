@@ -214,6 +214,17 @@ func (t *Trial) Publisher() message.Publisher {
 	return t.Publisher()
 }
 
+// ReopenPublisher closes the fact's publisher. The next publish opens another.
+func (t *Trial) ReopenPublisher() {
+	pub := t.Publisher()
+	if err := t.call("close the publisher", pub.Close); err != nil {
+		t.Unknownf("close the publisher: %v", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.publisher = nil
+}
+
 // NewTopic makes a further topic.
 func (t *Trial) NewTopic() string {
 	var topic string

@@ -57,14 +57,17 @@ type Result struct {
 // modest marks capabilities that aren't declared and of which all facts held. One
 // fact alone says little: several keys at once, say, are only part of Lanes.
 func modest(results []Result) {
-	lacks := map[string]bool{}
+	left := map[string]int{} // facts of a capability that lack, or weren't chosen
+	for _, f := range Facts() {
+		left[f.Needs.Name]++
+	}
 	for _, r := range results {
-		if !r.held && r.Verdict != VerdictUnknown {
-			lacks[r.Needs] = true
+		if r.held || r.Verdict == VerdictUnknown {
+			left[r.Needs]--
 		}
 	}
 	for i, r := range results {
-		if r.held && !lacks[r.Needs] {
+		if r.held && left[r.Needs] == 0 {
 			results[i].Declaration = TooModest
 		}
 	}
