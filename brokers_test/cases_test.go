@@ -97,14 +97,12 @@ func cases(t *testing.T) []brokerCase {
 			service:     true,
 		},
 		{
-			name:   "kafka",
-			url:    func(t *testing.T) string { return testenv.Kafka(t) },
-			quick:  map[string]string{"nack_delay": "20ms"},
-			shared: true,
-			hooks:  withKafka,
-			known: map[string]string{
-				"order/per key across growth": "Kafka puts keys elsewhere when a topic grows; drain it first",
-			},
+			name:        "kafka",
+			url:         func(t *testing.T) string { return testenv.Kafka(t) },
+			quick:       map[string]string{"nack_delay": "20ms"},
+			shared:      true,
+			hooks:       withKafka,
+			known:       knownOfKafka,
 			unreachable: "kafka://user:hunter2@127.0.0.1:1",
 			limit:       "max_body",
 			service:     true,
@@ -121,6 +119,10 @@ func cases(t *testing.T) []brokerCase {
 	}
 
 	return chosen
+}
+
+var knownOfKafka = map[string]string{
+	"order/per key across growth": "Kafka puts keys elsewhere when a topic grows; drain it first",
 }
 
 func sqsCase(name, fifo string) brokerCase {
