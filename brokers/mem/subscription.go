@@ -36,6 +36,7 @@ type subscription struct {
 
 	mu       sync.Mutex
 	inFlight map[int64]claim
+	again    map[int64]bool // of those, the ones claimed again meanwhile
 	working  sync.WaitGroup
 }
 
@@ -45,6 +46,7 @@ func newSubscription(ctx, stop context.Context, s *subscriber, topic string) *su
 		out:      make(chan *message.Message),
 		freed:    make(chan struct{}, 1),
 		inFlight: map[int64]claim{},
+		again:    map[int64]bool{},
 	}
 	sub.wake, sub.unwake = s.signals.listen(topic)
 
@@ -125,12 +127,17 @@ func (s *subscription) count() int {
 
 // adopt notes a claim. It returns false when the message is in flight here
 // already: the process slept past its deadline and claimed its own message
-// again, and the handler that is at work goes on under the new claim.
+// again, and the handler that is at work goes on under the new claim. Or the
+// message has been given back, became ready and was claimed before settle got
+// around to forget it: settle delivers it then.
 func (s *subscription) adopt(c claim) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, known := s.inFlight[c.id]
 	s.inFlight[c.id] = c
+	if known {
+		s.again[c.id] = true
+	}
 
 	return !known
 }
@@ -185,6 +192,7 @@ func (s *subscription) abandoned(ctx context.Context, c claim) error {
 func (s *subscription) settle(id int64, record func(context.Context, claim) error) {
 	s.mu.Lock()
 	c := s.inFlight[id] // the newest claim of it
+	delete(s.again, id)
 	s.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), settleTimeout)
@@ -195,8 +203,17 @@ func (s *subscription) settle(id int64, record func(context.Context, claim) erro
 	}
 
 	s.mu.Lock()
-	delete(s.inFlight, id)
+	newer, again := s.inFlight[id], s.again[id]
+	delete(s.again, id)
+	if !again {
+		delete(s.inFlight, id)
+	}
 	s.mu.Unlock()
+	if again {
+		s.working.Go(func() { s.deliver(newer) })
+
+		return
+	}
 	select {
 	case s.freed <- struct{}{}:
 	default:
