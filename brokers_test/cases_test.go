@@ -122,7 +122,7 @@ func cases(t *testing.T) []brokerCase {
 }
 
 var knownOfKafka = map[string]string{
-	"order/per key across growth": "Kafka puts keys elsewhere when a topic grows; drain it first",
+	"order/per key across growth": "Kafka puts keys elsewhere when a topic grows, and consumers look for new partitions at long intervals",
 }
 
 func sqsCase(name, fifo string) brokerCase {

@@ -171,12 +171,16 @@ func checkOrderAcrossGrowth(t *Trial) Observation {
 	}
 	t.ReopenPublisher() // as a service does that is started again, or looks at last
 	t.PublishBatch(messages[30:]...)
-	// Nothing is handled before all is published: the old backlog is still there
-	// when what follows may go elsewhere.
-	c.Handle(func(d *Delivery) {
-		d.Work(2 * time.Millisecond)
-		d.Ack()
+	// Handlers are busy with the old backlog while consumers find the new
+	// partitions, which takes brokers a while.
+	free := make(chan struct{})
+	c.Handle(holdAll(free))
+	t.Until("a message to overtake", t.Harness.Quiet, func(events []event) bool {
+		_, found := disorder(events, groupOne, perKey)
+
+		return found
 	})
+	close(free)
 	t.MustAck(groupOne, messages)
 
 	return t.inOrder(perKey, true)
