@@ -122,7 +122,7 @@ func cases(t *testing.T) []brokerCase {
 }
 
 var knownOfKafka = map[string]string{
-	"order/per key across growth": "Kafka puts keys elsewhere when a topic grows, and consumers look for partitions every 10 minutes",
+	"order/per key across growth": "Kafka puts keys elsewhere when a topic grows, consumers look for partitions every 10 minutes",
 }
 
 func sqsCase(name, fifo string) brokerCase {
