@@ -23,10 +23,8 @@ import (
 // use them too. Kafka's clients go to the addresses that it advertises, past any
 // proxy, so there it is the database alone. (An embedded part doesn't go away.)
 func TestCrashOfTheDatabaseAndTheBrokerLosesAndDoublesNothing(t *testing.T) {
-	onEach(t, func(t *testing.T, c combination) {
-		if c.oneProcess {
-			return
-		}
+	networked := func(c combination) bool { return !c.oneProcess }
+	onThose(t, networked, func(t *testing.T, c combination) {
 		s := newStory(t, c)
 		o := newOutages(t, s)
 		var steps atomic.Int64
