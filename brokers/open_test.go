@@ -98,6 +98,7 @@ func TestOpenNamesCauseAndWayOut(t *testing.T) {
 	}{
 		"empty":          {"", brokers.ErrBadURL, []string{"no scheme"}},
 		"no scheme":      {"localhost/x", brokers.ErrBadURL, []string{"no scheme"}},
+		"address":        {"127.0.0.1:9092", brokers.ErrBadURL, []string{"no scheme"}},
 		"unknown scheme": {"amqp://h", brokers.ErrUnknownScheme, []string{`"amqp"`, "fake, other"}},
 		"unknown option": {"fake://h?wrokers=1", brokers.ErrBadOption, []string{
 			`"wrokers"`, "known options are acks, connect_timeout, group, join, poll, secret_key, workers",
