@@ -15,10 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -165,23 +163,14 @@ func withURLOptions(u *url.URL, cfg Config) (Config, error) {
 
 func parseURL(raw string) (*url.URL, error) {
 	u, err := redact.Parse(raw)
-	if err != nil && !hostAndPort(raw) {
+	if err != nil {
 		return nil, fmt.Errorf("brokers: %w: %w", ErrBadURL, err)
 	}
-	if err != nil || u.Scheme == "" {
+	if u.Scheme == "" {
 		return nil, fmt.Errorf("brokers: %w: it has no scheme, such as mem: or kafka://…", ErrBadURL)
 	}
 
 	return u, nil
-}
-
-// hostAndPort reports whether a text is an address as other clients take it, which
-// a URL's parser refuses with other words: it takes the host for a scheme.
-func hostAndPort(raw string) bool {
-	_, port, err := net.SplitHostPort(raw)
-	_, notNumber := strconv.ParseUint(port, 10, 16)
-
-	return err == nil && notNumber == nil
 }
 
 func listOr(names []string, none string) string {

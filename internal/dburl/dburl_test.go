@@ -40,6 +40,7 @@ func TestBadURLIsRefusedWithoutShowingIt(t *testing.T) {
 	for raw, why := range map[string]string{
 		"":                                      "no scheme",
 		"shop.db":                               "no scheme",
+		"127.0.0.1:5432":                        "no scheme",
 		"oracle://me:hunter22@db/shop":          `unknown scheme "oracle"`,
 		"postgres://me:hunter22@db:port/shop":   "percent-encoded",
 		"postgres://me:hun#ter22@db/shop":       "percent-encoded",

@@ -3,8 +3,10 @@ package redact
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -13,6 +15,9 @@ import (
 // URL.
 func Parse(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
+	if err != nil && isHostAndPort(raw) {
+		return &url.URL{Host: raw}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s; special characters in user and password must be percent-encoded", reasonOf(err))
 	}
@@ -27,6 +32,16 @@ func Parse(raw string) (*url.URL, error) {
 	}
 
 	return u, nil
+}
+
+// isHostAndPort reports whether a text is an address as other clients take it. A
+// URL's parser takes the host for a scheme, and complains of something else than
+// that there is none.
+func isHostAndPort(raw string) bool {
+	_, port, err := net.SplitHostPort(raw)
+	_, notNumber := strconv.ParseUint(port, 10, 16)
+
+	return err == nil && notNumber == nil
 }
 
 // quoted is what net/url repeats of its input.
