@@ -38,11 +38,9 @@ func WithAbout(ctx context.Context, about About) context.Context {
 	return context.WithValue(ctx, aboutKey{}, about)
 }
 
-func aboutFrom(ctx context.Context) About {
+// AboutFromContext returns the label of the context's units of work, or an empty
+// one.
+func AboutFromContext(ctx context.Context) About {
 	about, _ := ctx.Value(aboutKey{}).(About)
 	return about
 }
-
-// AboutFromContext returns the label of the context's units of work, or an empty
-// one.
-func AboutFromContext(ctx context.Context) About { return aboutFrom(ctx) }

@@ -36,11 +36,11 @@ func (s *Store) InTx(ctx context.Context, fn func(ctx context.Context, tx Tx) er
 	}
 	if err != nil && s.IsContention(err) && !errors.Is(err, ErrLockTimeout) {
 		err = fmt.Errorf("%w: %d attempts: %w", ErrContention, last.Attempts, err)
-		fields := aboutFrom(ctx).logFields()
+		fields := AboutFromContext(ctx).logFields()
 		fields["attempts"] = last.Attempts
 		s.cfg.Logger.Error("Transaction lost against concurrent ones on every attempt", err, fields)
 	}
-	last.Err, last.About = err, aboutFrom(ctx)
+	last.Err, last.About = err, AboutFromContext(ctx)
 	s.report(last)
 	return err
 }
@@ -79,7 +79,7 @@ func (s *Store) retryPolicy(ctx context.Context) retrypolicy.RetryPolicy[any] {
 		WithJitterFactor(0.5).
 		ReturnLastFailure().
 		OnRetry(func(e failsafe.ExecutionEvent[any]) {
-			fields := aboutFrom(ctx).logFields()
+			fields := AboutFromContext(ctx).logFields()
 			fields["attempt"] = e.Attempts()
 			fields["cause"] = e.LastError().Error()
 			s.cfg.Logger.Info("Transaction lost against a concurrent one, running it again", fields)

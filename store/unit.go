@@ -76,7 +76,7 @@ type handle struct {
 
 func newUnit(ctx context.Context, s *Store) *Unit {
 	return &Unit{
-		store: s, about: aboutFrom(ctx), begun: time.Now(),
+		store: s, about: AboutFromContext(ctx), begun: time.Now(),
 		turn: make(chan struct{}, 1), lent: &handle{},
 	}
 }
