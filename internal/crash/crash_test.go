@@ -22,37 +22,36 @@ func TestCrashAnywhereLosesAndDoublesNothing(t *testing.T) {
 
 func TestCrashFindsUnprotectedDoubles(t *testing.T) {
 	t.Parallel()
-	s := unprotected(t, noInbox)
-	s.run(t, onePhase(killPoint{apply, step.AckBefore, 1}, killPoint{recommend, step.AckBefore, 2}))
-	findings, err := check(t.Context(), s.db, s.sent)
-	require.NoError(t, err)
+	findings := findUnprotected(t, noInbox, killPoint{apply, step.AckBefore, 1}, killPoint{recommend, step.AckBefore, 2})
 	require.NotEmpty(t, findings.doubled)
 	require.NotEmpty(t, findings.totals)
 	require.Empty(t, findings.lost)
-	t.Logf("found:\n%s", excerpt(findings.wrong()))
 }
 
 func TestCrashFindsUnprotectedLosses(t *testing.T) {
 	t.Parallel()
-	s := unprotected(t, latePublish)
-	s.run(t, onePhase(killPoint{apply, step.TxAfterCommit, 1}, killPoint{apply, step.TxAfterCommit, 3}))
-	findings, err := check(t.Context(), s.db, s.sent)
-	require.NoError(t, err)
+	findings := findUnprotected(t, latePublish, killPoint{apply, step.TxAfterCommit, 1}, killPoint{apply, step.TxAfterCommit, 3})
 	require.NotEmpty(t, findings.lost)
 	require.NotEmpty(t, findings.totals)
-	t.Logf("found:\n%s", excerpt(findings.wrong()))
 }
 
 func TestCrashFindsARelayThatConfirmsFirst(t *testing.T) {
 	t.Parallel()
-	s := unprotected(t, earlyConfirm)
-	s.run(t, onePhase(killPoint{relay, step.RelayAfterConfirm, 1}, killPoint{relay, step.RelayAfterConfirm, 3}))
-	findings, err := check(t.Context(), s.db, s.sent)
-	require.NoError(t, err)
+	findings := findUnprotected(t, earlyConfirm, killPoint{relay, step.RelayAfterConfirm, 1}, killPoint{relay, step.RelayAfterConfirm, 3})
 	require.NotEmpty(t, findings.lost)
 	require.NotEmpty(t, findings.totals)
 	require.Empty(t, findings.doubled)
-	t.Logf("found:\n%s", excerpt(findings.wrong()))
+}
+
+// findUnprotected kills at the points and returns what the checker says then.
+func findUnprotected(t *testing.T, p protection, points ...killPoint) *findings {
+	t.Helper()
+	s := unprotected(t, p)
+	s.run(t, onePhase(points...))
+	found, err := check(t.Context(), s.db, s.sent)
+	require.NoError(t, err)
+	t.Logf("found:\n%s", excerpt(found.wrong()))
+	return found
 }
 
 // unprotected is a story on embedded parts in which only kills make doubles.
