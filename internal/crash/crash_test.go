@@ -37,7 +37,8 @@ func TestCrashFindsUnprotectedLosses(t *testing.T) {
 
 func TestCrashFindsARelayThatConfirmsFirst(t *testing.T) {
 	t.Parallel()
-	findings := findUnprotected(t, earlyConfirm, killPoint{relay, step.RelayAfterConfirm, 1}, killPoint{relay, step.RelayAfterConfirm, 3})
+	findings := findUnprotected(t, earlyConfirm,
+		killPoint{relay, step.RelayAfterConfirm, 1}, killPoint{relay, step.RelayAfterConfirm, 3})
 	require.NotEmpty(t, findings.lost)
 	require.NotEmpty(t, findings.totals)
 	require.Empty(t, findings.doubled)
