@@ -37,6 +37,11 @@ faults: ## Kill processes 100 times for each broker, at every crash point (10 mi
 bench: ## Run the comparisons with their bars: make bench ONLY=name (all without ONLY)
 	@$(WITH_BROKERS) cd bench && go run . -only "$(ONLY)"
 
+# What is given to make is in the environment of its commands.
+.PHONY: conformance
+conformance: ## Try what a broker guarantees: make conformance BROKER=kafka, or a URL; RUN=regexp JUNIT=file
+	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER)),$(WITH_BROKERS)) scripts/conformance
+
 .PHONY: demo
 demo: ## Show what gets lost and doubled without Headrace: make demo BROKER=kafka DB=postgres, or URLs
 	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER) $(DB)),$(WITH_BROKERS)) \

@@ -14,6 +14,10 @@ type Options struct {
 
 	// Progress is called with each result as it comes, one at a time. Optional.
 	Progress func(r Result, done, all int)
+
+	// Started is called when a fact begins to be tried, possibly several at once.
+	// Optional.
+	Started func(fact string)
 }
 
 // Check tries the facts on a broker and reports. The error says why nothing
@@ -27,19 +31,31 @@ func Check(ctx context.Context, h Harness, o Options) (Report, error) {
 	}
 
 	report := Report{Broker: h.Name, Began: time.Now()}
-	var pending []<-chan Result
+	r.started = o.Started
+	var chosen []Fact
 	for _, f := range Facts() {
 		if o.Only == nil || o.Only.MatchString(f.Name) {
-			pending = append(pending, r.start(f))
+			chosen = append(chosen, f)
 		}
 	}
-	if len(pending) == 0 {
+	if len(chosen) == 0 {
 		return report, fmt.Errorf("conformance: no fact's name matches %v", o.Only)
 	}
-	for i, result := range pending {
-		report.Results = append(report.Results, <-result)
+	type finished struct {
+		place  int
+		result Result
+	}
+	results := make(chan finished, len(chosen))
+	for place, f := range chosen {
+		pending := r.start(f)
+		go func() { results <- finished{place, <-pending} }()
+	}
+	report.Results = make([]Result, len(chosen))
+	for done := range chosen {
+		last := <-results
+		report.Results[last.place] = last.result
 		if o.Progress != nil {
-			o.Progress(report.Results[i], i+1, len(pending))
+			o.Progress(last.result, done+1, len(chosen))
 		}
 	}
 	modest(report.Results)

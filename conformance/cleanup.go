@@ -26,7 +26,7 @@ func (t *Trial) end(bound time.Duration) (left string) {
 
 func (t *Trial) endAll(bound time.Duration) {
 	t.mu.Lock()
-	consumers, closers, pub, topics := t.consumers, t.closers, t.publisher, t.topics
+	consumers, closers, pub := t.consumers, t.closers, t.publisher
 	t.mu.Unlock()
 
 	var wg sync.WaitGroup
@@ -61,7 +61,10 @@ func (t *Trial) endAll(bound time.Duration) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), bound)
 	defer cancel()
+	t.mu.Lock()
+	topics := t.topics
+	t.mu.Unlock()
 	for _, topic := range topics {
-		_ = t.Harness.DeleteTopic(ctx, topic) // what is left over harms nobody
+		_ = t.safely(func() error { return t.Harness.DeleteTopic(ctx, topic) }) // what is left over harms nobody
 	}
 }

@@ -291,7 +291,7 @@ func (c *Consumer) StartClose() <-chan struct{} {
 	c.closed = closed
 	go func() {
 		defer close(closed)
-		if err := c.sub.Close(); err != nil {
+		if err := c.trial.safely(c.sub.Close); err != nil {
 			c.trial.Notef("closing consumer %d: %v", c.Number, err)
 		}
 		c.trial.Notef("consumer %d has closed", c.Number)

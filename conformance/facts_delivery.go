@@ -108,7 +108,7 @@ func checkConcurrentPublishers(t *Trial) Observation {
 			var err error
 			for _, msg := range messages {
 				t.history.add(published, msg, "", 0, "")
-				if err = pub.Publish(t.Topic, msg); err != nil {
+				if err = t.safely(func() error { return pub.Publish(t.Topic, msg) }); err != nil {
 					break
 				}
 			}

@@ -226,7 +226,7 @@ func checkCopies(t *Trial) Observation {
 // refusal may come from either side; what is taken must come back, on its own
 // topic.
 func checkOddTopics(t *Trial) Observation {
-	base := uniqueName("odd")
+	base := uniqueName("conf_odd")
 	topics := []string{".a", "_a", "-a", "_A", " a", "/a", ".ü", "'a\"", "*"}
 	for i := range topics {
 		topics[i] = base + topics[i]

@@ -95,7 +95,10 @@ func (h Harness) withDefaults() (Harness, error) {
 	if h.Patience < 0 || h.Quiet < 0 || h.Parallel < 0 {
 		bad("Patience, Quiet and Parallel must not be negative; 0 is the default")
 	}
-	for name := range h.Known {
+	for name, reason := range h.Known {
+		if reason == "" {
+			bad("Known gives no reason for %q", name)
+		}
 		if !slices.ContainsFunc(Facts(), func(f Fact) bool { return f.Name == name }) {
 			bad("Known names %q, which is no fact; Facts() lists them", name)
 		}
@@ -115,7 +118,7 @@ func (h Harness) withDefaults() (Harness, error) {
 		h.Parallel = DefaultParallel
 	}
 	if h.Topic == nil {
-		h.Topic = func(context.Context) (string, error) { return uniqueName("conf"), nil }
+		h.Topic = func(context.Context) (string, error) { return TopicName(), nil }
 	}
 
 	return h, nil
@@ -161,6 +164,10 @@ func Opened(b *brokers.Broker) Harness {
 
 	return h
 }
+
+// TopicName returns a name that no topic has yet, conf_ and random letters and
+// digits, for a Harness.Topic that makes the topic.
+func TopicName() string { return uniqueName("conf") }
 
 // uniqueName returns prefix_random, which every broker takes as a topic.
 func uniqueName(prefix string) string {

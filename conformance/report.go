@@ -77,6 +77,9 @@ func (r Report) WriteText(w io.Writer) error {
 
 	for _, result := range r.Failed() {
 		fmt.Fprintf(&text, "\n✗ %s: %s\n  %s: %s\n", result.Fact, result.Claim, result.Verdict, result.Note)
+		if result.Topic != "" {
+			fmt.Fprintf(&text, "  on topic %s\n", result.Topic)
+		}
 		if result.State != "" {
 			fmt.Fprintf(&text, "  the broker says: %s\n", result.State)
 		}

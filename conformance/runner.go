@@ -15,12 +15,15 @@ type runner struct {
 	harness Harness
 	ctx     context.Context //nolint:containedctx // a runner is as short-lived as a call
 
+	started func(fact string) // optional
+
 	slots chan struct{}
 	quiet sync.RWMutex // facts that run alone lock it
 
-	mu   sync.Mutex
-	dead string // why the broker can't be asked any more
-	once sync.Once
+	mu     sync.Mutex
+	dead   string          // why the broker can't be asked any more
+	topics map[string]bool // that the harness has made
+	once   sync.Once
 }
 
 // newRunner checks the harness. The context ends all facts.
@@ -30,7 +33,7 @@ func newRunner(ctx context.Context, h Harness) (*runner, error) {
 		return nil, err
 	}
 
-	return &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel)}, nil
+	return &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel), topics: map[string]bool{}}, nil
 }
 
 // start tries a fact when there is room, and returns where its result comes.
@@ -62,12 +65,20 @@ func (r *runner) run(f Fact) Result {
 			return r.result(f, outcome{unknown: missing}, 0)
 		}
 	}
+	if r.started != nil {
+		r.started(f.Name)
+	}
 	r.once.Do(func() { r.probe("at the beginning") })
 	if why := r.isDead(); why != "" {
 		return r.result(f, outcome{unknown: why, broken: true}, 0)
 	}
 
 	o := r.try(f.Check, f.deadline(r.harness))
+	if o.broken && r.ctx.Err() != nil {
+		ended := outcome{unknown: "the run was ended while the fact was being tried", broken: true, left: o.left}
+
+		return r.result(f, ended, time.Since(began))
+	}
 	if o.unknown == "" && !o.Holds || o.broken {
 		// A broker that is gone breaks everything: then nothing is known.
 		if why := r.probe("after " + f.Name); why != "" {
@@ -91,6 +102,7 @@ type outcome struct {
 	broken   bool   // unknown because something went wrong, not for want of a hook
 	history  []string
 	state    string
+	topic    string
 	left     string // what didn't end in time
 	fallback *outcome
 }
@@ -100,7 +112,9 @@ type outcome struct {
 func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o outcome) {
 	ctx, cancel := context.WithTimeout(r.ctx, deadline)
 	defer cancel()
-	t := &Trial{Harness: r.harness, Capabilities: r.harness.Capabilities, ctx: ctx, history: newHistory()}
+	t := &Trial{
+		Harness: r.harness, Capabilities: r.harness.Capabilities, ctx: ctx, history: newHistory(), takeTopic: r.takeTopic,
+	}
 
 	done := make(chan outcome, 1)
 	// The label is inherited by every goroutine that the fact makes the broker
@@ -120,6 +134,7 @@ func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o 
 		o.broken = true
 	}
 	if o.broken || !o.Holds {
+		o.topic = t.Topic
 		o.history = t.history.lines(o.Keys)
 		o.state = r.state(t)
 	}
@@ -127,6 +142,21 @@ func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o 
 	o.left = t.end(r.harness.Patience)
 
 	return o
+}
+
+// takeTopic returns what is wrong with a topic's name that the harness has made.
+func (r *runner) takeTopic(name string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if name == "" {
+		return errors.New("the harness's Topic returned an empty name")
+	}
+	if r.topics[name] {
+		return fmt.Errorf("the harness's Topic returned %.100q a second time; each call must make one of its own", name)
+	}
+	r.topics[name] = true
+
+	return nil
 }
 
 // observe runs a check up to its verdict.
@@ -158,7 +188,12 @@ func (r *runner) state(t *Trial) string {
 	defer cancel()
 	said := make(chan string, 1)
 	go func() {
-		state, err := r.harness.State(ctx, t.Topic, groupOne)
+		var state string
+		err := t.safely(func() (err error) {
+			state, err = r.harness.State(ctx, t.Topic, groupOne)
+
+			return err
+		})
 		if err != nil {
 			state = "can't tell: " + err.Error()
 		}

@@ -26,6 +26,8 @@ type Trial struct {
 
 	ctx     context.Context //nolint:containedctx // a trial is as short-lived as a call
 	history *history
+	// takeTopic refuses names that no topic of a fact's own can have.
+	takeTopic func(name string) error
 
 	mu        sync.Mutex
 	doing     string // what the fact waits for
@@ -230,13 +232,18 @@ func (t *Trial) NewTopic() string {
 	var topic string
 	err := t.call("make a topic", func() (err error) {
 		topic, err = t.Harness.Topic(t.ctx)
+		if err == nil {
+			err = t.takeTopic(topic)
+		}
+		if err == nil {
+			t.UsesTopic(topic) // before the fact can end, which would forget it
+		}
 
 		return err
 	})
 	if err != nil {
 		t.Unknownf("make a topic: %v", err)
 	}
-	t.UsesTopic(topic)
 
 	return topic
 }

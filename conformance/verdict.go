@@ -48,6 +48,8 @@ type Result struct {
 	History []string `json:"history,omitempty"`
 	// State is what the broker itself says, then.
 	State string `json:"state,omitempty"`
+	// Topic is the one on which it was tried, then.
+	Topic string `json:"topic,omitempty"`
 
 	Took time.Duration `json:"took_ns"`
 
@@ -79,7 +81,7 @@ func (r *runner) result(f Fact, o outcome, took time.Duration) Result {
 	res := Result{
 		Fact: f.Name, Claim: f.Claim, Needs: f.Needs.Name, Took: took, Known: known,
 		Declared: !f.Optional && (f.Needs.none() || f.Needs.In(r.harness.Capabilities)),
-		Note:     o.Note, History: o.history, State: o.state,
+		Note:     o.Note, History: o.history, State: o.state, Topic: o.topic,
 	}
 	switch {
 	case o.unknown != "":

@@ -35,6 +35,8 @@ type Env struct {
 	Now func() time.Time
 	// ProgressEvery is how often work that takes long says so. Default 2 s.
 	ProgressEvery time.Duration
+	// Terminal: Err is one, on which a line can be written anew.
+	Terminal bool
 }
 
 // Run runs the command and returns its exit status: 0 fine, 1 a problem was
@@ -93,7 +95,8 @@ the list of processes, in the environment variable ` + envDB + `:
 Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 		Example: `  headrace migrate up --db postgres://localhost/shop
   headrace status --json
-  headrace doctor --broker kafka://localhost:9092 --window 168h`,
+  headrace doctor --broker kafka://localhost:9092 --window 168h
+  headrace conformance kafka://localhost:9092`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -105,7 +108,7 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 	flags.StringVar(&a.prefix, "prefix", store.DefaultPrefix, "what the tables' names start with")
 	flags.DurationVar(&a.connectTimeout, "connect-timeout", 10*time.Second, "how long to try to reach the database or broker")
 	flags.BoolVar(&a.json, "json", false, "print JSON for scripts")
-	root.AddCommand(a.migrate(), a.status(), a.doctor())
+	root.AddCommand(a.migrate(), a.status(), a.doctor(), a.conformance())
 	return root
 }
 

@@ -120,6 +120,22 @@ func foreign(g graph) []string {
 	return found
 }
 
+// suitesReached says how packages that services may link come to import one of
+// the suites, or what only those need.
+func suitesReached(g graph) []string {
+	var found []string
+	for _, path := range slices.Sorted(maps.Keys(g)) {
+		pkg, ours := within(path, module)
+		if !ours || matches(pkg, notLinked) {
+			continue
+		}
+		if way := reach(g, path, suites); way != nil {
+			found = append(found, "services would link a suite: "+strings.Join(way, " → "))
+		}
+	}
+	return found
+}
+
 // circle returns a circle in what the table allows among packages with a rule
 // of their own, or nil. The compiler refuses circles of imports; this refuses
 // rules that leave the direction open.

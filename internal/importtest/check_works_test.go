@@ -89,6 +89,21 @@ func TestIndirectImportsOfTheCoreAreFoundWithTheirWay(t *testing.T) {
 	}
 }
 
+func TestSuitesThatServicesWouldLinkAreFoundWithTheirWay(t *testing.T) {
+	t.Parallel()
+	g := graph{
+		module + "/brokers/kafka": {"example.com/sugar"},
+		"example.com/sugar":       {"testing"},
+		module + "/middleware":    {module + "/conformance/fault"},
+		module + "/internal/cli":  {module + "/conformance"},
+		module + "/conformance":   {"testing"},
+	}
+	require.Equal(t, []string{
+		"services would link a suite: " + module + "/brokers/kafka → example.com/sugar → testing",
+		"services would link a suite: " + module + "/middleware → " + module + "/conformance/fault",
+	}, suitesReached(g))
+}
+
 func TestRulesThatLeaveTheDirectionOpenAreFound(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, circle([]rule{{pkg: "a", product: []string{"b"}}, {pkg: "b"}}))

@@ -65,6 +65,11 @@ func TestCorePullsInNoClientDriverOrTestLibrary(t *testing.T) {
 	require.Empty(t, foreign(load(t)))
 }
 
+func TestNothingThatServicesLinkPullsInASuite(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, suitesReached(load(t)))
+}
+
 func TestRulesHaveNoCircle(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, circle(rules))

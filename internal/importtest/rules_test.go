@@ -121,6 +121,7 @@ var rules = []rule{
 	{pkg: "internal/cli", product: []string{
 		"msgmeta", "keys", "store", "store/pgxstore", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
 		"sagas", "brokers", "brokers/all", "admin", "internal/dburl",
+		"conformance", // the command runs the suite; nothing that a service links does
 	}, modules: []string{"github.com/spf13/cobra"}},
 	// Examples show the public API; like every user, they bring their own driver.
 	{pkg: "examples/...", product: []string{
@@ -157,4 +158,17 @@ var foreignToCore = map[string][]string{
 		pgx, "github.com/lib/pq", mysqlDriver, sqliteDriver, "github.com/mattn/go-sqlite3",
 	},
 	"a test library": {testify, "go.uber.org/goleak", "pgregory.net/rapid"},
+}
+
+// suites are what users run against their own code and brokers, and the modules
+// that only those need.
+var suites = []string{
+	module + "/conformance", module + "/handlertest", module + "/store/storetest", "github.com/Shopify/toxiproxy", "testing",
+}
+
+// notLinked are the packages that no service links: the suites themselves, tests,
+// programs and examples.
+var notLinked = []string{
+	"conformance/...", "handlertest/...", "store/storetest", "brokers_test", "cmd/...", "internal/cli", "internal/testenv",
+	"examples/...", "bench/...",
 }
