@@ -51,7 +51,7 @@ func (t *Trial) SubscribeTo(topic, group string) *Consumer {
 func (t *Trial) TrySubscribe(topic, group string) (*Consumer, error) {
 	sub, err := t.OpenSubscriber(group)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("open a subscriber: %w", err)
 	}
 
 	return t.SubscribeBy(t.ctx, sub, topic, group)

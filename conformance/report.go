@@ -76,6 +76,9 @@ func (r Report) WriteText(w io.Writer) error {
 	_ = table.Flush() // to a Builder
 
 	for _, result := range r.Failed() {
+		if len(result.History) == 0 && result.State == "" && result.Note == firstLine(result.Note) {
+			continue // its line in the table says all
+		}
 		fmt.Fprintf(&text, "\n✗ %s: %s\n  %s: %s\n", result.Fact, result.Claim, result.Verdict, result.Note)
 		if result.Topic != "" {
 			fmt.Fprintf(&text, "  on topic %s\n", result.Topic)

@@ -195,11 +195,3 @@ func TestReports(t *testing.T) {
 	require.Equal(t, []int{3, 1, 1}, []int{suite.Tests, suite.Failures, suite.Skipped})
 	require.Equal(t, "payload", suite.Cases[0].Name)
 }
-
-// Run's subtests are found by a fact's name; conformance.Run fails only where a
-// fact does.
-func TestRunOnASoundToy(t *testing.T) {
-	t.Parallel()
-	report := conformance.Run(t, harness(t, ordered()))
-	require.Empty(t, report.Failed())
-}
