@@ -189,8 +189,11 @@ func section(out *strings.Builder, title string, results []conformance.Result) {
 	out.WriteString("\n")
 }
 
-// hookless begins the note of a fact for which the harness lacks something.
-const hookless = "the harness has no "
+// hookOf returns the function of the harness without which a fact can't be tried.
+func hookOf(note string) (name string, is bool) {
+	name, is = strings.CutPrefix(note, "the harness has no ")
+	return name, is && !strings.Contains(name, " ")
+}
 
 // writeUntried lists facts that need more than a URL, by what they need.
 func writeUntried(out *strings.Builder, results []conformance.Result) {
@@ -205,10 +208,10 @@ func writeUntried(out *strings.Builder, results []conformance.Result) {
 		}
 		facts[r.Note] = append(facts[r.Note], r.Fact)
 	}
-	out.WriteString("Unknown: needs what only a Go test can do (docs/conformance.md)\n")
+	out.WriteString("Unknown: it takes more than a URL (docs/conformance.md)\n")
 	for _, note := range order {
 		why := oneLine(note)
-		if hook, is := strings.CutPrefix(note, hookless); is {
+		if hook, is := hookOf(note); is {
 			why = "Harness." + hook
 		}
 		fmt.Fprintf(out, "  %s: %s\n", why, strings.Join(facts[note], ", "))
@@ -246,8 +249,10 @@ func (s *suite) plan(h conformance.Harness) error {
 func expected(f conformance.Fact, h conformance.Harness) string {
 	if f.Missing != nil {
 		if missing := f.Missing(h); missing != "" {
-			hook, _ := strings.CutPrefix(missing, hookless)
-			return "unknown: needs Harness." + hook + ", so a Go test"
+			if hook, is := hookOf(missing); is {
+				return "unknown: needs Harness." + hook + ", so a Go test"
+			}
+			return "unknown: " + missing
 		}
 	}
 	switch {
