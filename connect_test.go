@@ -29,7 +29,7 @@ func TestAnUnreachableDatabaseIsTriedForATimeThatTheErrorNames(t *testing.T) {
 		require.ErrorIs(t, err, store.ErrUnreachable)
 		require.Greater(t, unreachable.Attempts, 1, "it may be starting")
 		require.GreaterOrEqual(t, unreachable.Tried, 200*time.Millisecond)
-		require.Regexp(t, `^headrace: service "shop": store: the database can't be reached: tried for 2\d\dms \(\d+ attempts\): `+
+		require.Regexp(t, `^headrace: service "shop": store: the database (127.0.0.1:1/shop )?can't be reached: tried for 2\d\dms \(\d+ attempts\): `+
 			`.*127.0.0.1:1.* connection refused; check the address and that it runs, or allow a longer connect timeout$`,
 			err.Error())
 		require.NotContains(t, err.Error(), "hunter22")
@@ -56,6 +56,8 @@ func TestADatabaseThatRefusesIsNotTriedAgain(t *testing.T) {
 		require.True(t, unreachable.Refused)
 		require.Equal(t, 1, unreachable.Attempts)
 		require.ErrorContains(t, err, "check user, password, database and options")
+		require.ErrorContains(t, err, u.Host, "which server")
+		require.ErrorContains(t, err, "none", "which database")
 		require.NotContains(t, err.Error(), "hunter22")
 	}
 }

@@ -355,4 +355,6 @@ func TestNewWithoutTheTablesSaysSo(t *testing.T) {
 	b.cfg.Migrate = false
 	_, err := headrace.New(t.Context(), b.db, b.cfg)
 	require.ErrorIs(t, err, store.ErrSchemaMissing)
+	require.EqualError(t, err, "headrace: the schema is missing or too old: there is no table headrace_migrations: "+
+		"run `headrace migrate up --db URL`, or set Migrate in headrace.Config (or store.Config)")
 }

@@ -64,6 +64,7 @@ func (s *Store) connTimeout(cause error) error {
 		sentinel: ErrConnTimeout,
 		what:     fmt.Sprintf("all of the pool's %d connections are in use, none came free", stats.MaxOpenConnections),
 		waited:   s.cfg.ConnTimeout,
+		hint:     hintPool,
 	}
 }
 
@@ -82,7 +83,7 @@ func (s *Store) open(ctx context.Context, u *Unit, start time.Time) error {
 		if waited := time.Since(start); waited > s.cfg.ConnTimeout {
 			return &timeoutError{
 				sentinel: ErrLockTimeout, what: "something else holds SQLite's write lock, which it did not give up",
-				waited: waited, cause: err,
+				waited: waited, cause: err, hint: hintUnit,
 			}
 		}
 		if err := pause(ctx); err != nil {
@@ -122,7 +123,7 @@ func (s *Store) lockWriter(ctx context.Context) error {
 	case <-timer.C:
 		return &timeoutError{
 			sentinel: ErrLockTimeout, what: "this process's other unit of work is still writing to SQLite",
-			waited: s.cfg.ConnTimeout,
+			waited: s.cfg.ConnTimeout, hint: hintUnit,
 		}
 	}
 }
@@ -280,7 +281,7 @@ func (b beginner) sendCommit(ctx context.Context, u *Unit) error {
 		if pause(ctx) != nil {
 			return &timeoutError{
 				sentinel: ErrLockTimeout, what: "a reader of the SQLite database did not finish, so that COMMIT could not",
-				waited: time.Since(start), cause: err,
+				waited: time.Since(start), cause: err, hint: hintReader,
 			}
 		}
 	}

@@ -18,13 +18,16 @@ const DefaultConnectTimeout = 10 * time.Second
 var ErrUnreachable = errors.New("the database can't be reached")
 
 // UnreachableError says how long a database was tried. Which one it is stands
-// in the driver's error: a *sql.DB doesn't tell its address.
+// in the driver's error, or in Address where it doesn't.
 type UnreachableError struct {
 	Tried    time.Duration // from the first attempt to the last
 	Attempts int
 	// Refused says that it answered, and that trying again wouldn't help: a
 	// wrong password, an unknown database.
 	Refused bool
+	// Address is host:port/database of a server whose driver's errors don't name
+	// it (go-sql-driver/mysql), or "".
+	Address string
 	// Err is the driver's error of the last attempt.
 	Err error
 }
@@ -34,7 +37,11 @@ func (e *UnreachableError) Error() string {
 	if e.Refused {
 		wayOut = "check user, password, database and options"
 	}
-	return fmt.Sprintf("%v: %s; %s", ErrUnreachable, reach.Text(e.Tried, e.Attempts, e.Err), wayOut)
+	which := ErrUnreachable.Error()
+	if e.Address != "" {
+		which = "the database " + e.Address + " can't be reached"
+	}
+	return fmt.Sprintf("%s: %s; %s", which, reach.Text(e.Tried, e.Attempts, e.Err), wayOut)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
@@ -56,6 +63,7 @@ func Connect(ctx context.Context, db *sql.DB, timeout time.Duration) error {
 	}
 	return fmt.Errorf("store: %w", &UnreachableError{
 		Tried: failed.Tried, Attempts: failed.Attempts, Refused: failed.Hopeless, Err: failed.Err,
+		Address: mysqlAddress(db),
 	})
 }
 

@@ -10,10 +10,10 @@ import (
 var (
 	// ErrSchemaMissing says that Headrace's tables are not there, or older than
 	// this program needs.
-	ErrSchemaMissing = errors.New("headrace schema is missing or too old")
+	ErrSchemaMissing = errors.New("the schema is missing or too old")
 	// ErrSchemaTooNew says that the schema was migrated by a newer program and
 	// no longer serves this one.
-	ErrSchemaTooNew = errors.New("headrace schema is too new for this program")
+	ErrSchemaTooNew = errors.New("the schema is too new for this program")
 	// ErrConnTimeout says that no database connection came free in time.
 	ErrConnTimeout = errors.New("timed out waiting for a database connection")
 	// ErrLockTimeout says that a lock was not granted in time.
@@ -44,19 +44,34 @@ var (
 	ErrContent = errors.New("value can't be stored")
 )
 
-const nestedHint = "a likely cause is a nested transaction that was opened without the message's context: " +
-	"pass msg.Context() on so that it joins"
+// What may be wrong where a wait was cut off, by what is known of who waited.
+const (
+	passContext = "without the message's context: pass msg.Context() on so that it joins"
+	// hintUnit is for a unit of work, which waits for another transaction.
+	hintUnit = "if the same handler holds it, by a statement or transaction of its own, that was opened " + passContext
+	// hintPool is for a pool whose connections are all in use.
+	hintPool = "allow more; if the same handler holds one, the message's, it needs a second for a statement or transaction " +
+		passContext
+	// hintOutside is for a statement that belongs to no unit of work.
+	hintOutside = "if a handler has sent it, it likely waits for that handler's own transaction, and was sent " + passContext
+	// hintReader is for a COMMIT that waits for readers.
+	hintReader = "if the same handler is reading, close its rows; it may read " + passContext
+)
+
+// wayToMigrate is what to do where the tables are missing.
+const wayToMigrate = "run `headrace migrate up --db URL`, or set Migrate in headrace.Config (or store.Config)"
 
 // timeoutError is a wait that was cut off. It matches its sentinel.
 type timeoutError struct {
 	sentinel error
 	what     string
 	waited   time.Duration
+	hint     string
 	cause    error
 }
 
 func (e *timeoutError) Error() string {
-	text := fmt.Sprintf("%v: %s after %s; %s", e.sentinel, e.what, e.waited.Round(time.Millisecond), nestedHint)
+	text := fmt.Sprintf("%v: %s after %s; %s", e.sentinel, e.what, e.waited.Round(time.Millisecond), e.hint)
 	if e.cause != nil {
 		text += ": " + e.cause.Error()
 	}

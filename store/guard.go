@@ -255,11 +255,11 @@ func (u *Unit) explain(query string, err error) error {
 	if d.lockTimeout(err) {
 		return &timeoutError{
 			sentinel: ErrLockTimeout, what: fmt.Sprintf("statement %q got no lock", firstWords(query)),
-			waited: u.store.cfg.LockTimeout, cause: err,
+			waited: u.store.cfg.LockTimeout, cause: err, hint: hintUnit,
 		}
 	}
 	if d.missingTable(err) && strings.Contains(err.Error(), u.store.cfg.Prefix) {
-		return fmt.Errorf("%w: run `headrace migrate up`: %w", ErrSchemaMissing, err)
+		return fmt.Errorf("%w: %s: %w", ErrSchemaMissing, wayToMigrate, err)
 	}
 	return err
 }

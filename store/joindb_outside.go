@@ -117,7 +117,7 @@ func (o outside) explain(query string, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w: statement %q, outside of any unit of work, got no lock; %s: %w",
-		ErrLockTimeout, firstWords(query), nestedHint, err)
+		ErrLockTimeout, firstWords(query), hintOutside, err)
 }
 
 // beginOwn begins a transaction outside of any unit, with the same bound on

@@ -56,7 +56,7 @@ func (m *Migrator) Up(ctx context.Context) error {
 	if err := m.createSchema(ctx); err != nil {
 		return err
 	}
-	return m.run(ctx, "up", func(p *goose.Provider) error {
+	return m.run(ctx, "up", func(_ *sql.DB, p *goose.Provider) error {
 		_, err := p.Up(ctx)
 		return err
 	})
@@ -91,10 +91,18 @@ func createSchemaSQL(d Dialect, schema string) string {
 	return "CREATE SCHEMA IF NOT EXISTS " + d.quote(schema)
 }
 
-// Down takes back the newest migration. What its tables hold is lost.
+// Down takes back the newest migration. What its tables hold is lost. After the
+// first one nothing is left, the table that says what was applied not either.
 func (m *Migrator) Down(ctx context.Context) error {
-	return m.run(ctx, "down", func(p *goose.Provider) error {
-		_, err := p.Down(ctx)
+	return m.run(ctx, "down", func(db *sql.DB, p *goose.Provider) error {
+		if _, err := p.Down(ctx); err != nil {
+			return err
+		}
+		version, err := p.GetDBVersion(ctx)
+		if err != nil || version > 0 {
+			return err
+		}
+		_, err = db.ExecContext(ctx, "DROP TABLE "+m.store.names.migrations)
 		return err
 	})
 }
@@ -105,13 +113,13 @@ func (m *Migrator) Status(ctx context.Context) ([]MigrationStatus, error) {
 	return schema.Migrations, err
 }
 
-func (m *Migrator) run(ctx context.Context, what string, f func(*goose.Provider) error) error {
+func (m *Migrator) run(ctx context.Context, what string, f func(*sql.DB, *goose.Provider) error) error {
 	err := m.store.locked(ctx, func(db *sql.DB) error {
 		provider, err := m.provider(db)
 		if err != nil {
 			return err
 		}
-		return f(provider)
+		return f(db, provider)
 	})
 	if err != nil {
 		return fmt.Errorf("store: migrate %s: %w", what, err)
@@ -146,8 +154,8 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 		return err
 	}
 	if version < SchemaVersion {
-		return fmt.Errorf("%w: it is at version %d, this program needs %d: run `headrace migrate up`",
-			ErrSchemaMissing, version, SchemaVersion)
+		return fmt.Errorf("%w: it is at version %d, this program needs %d: %s",
+			ErrSchemaMissing, version, SchemaVersion, wayToMigrate)
 	}
 	if version == SchemaVersion {
 		return nil
@@ -172,8 +180,7 @@ func (s *Store) schemaVersion(ctx context.Context) (int64, error) {
 	case err == nil:
 		return version.Int64, nil
 	case s.dialect.missingTable(err):
-		return 0, fmt.Errorf("%w: there is no table %s: run `headrace migrate up` or set Migrate in the Config",
-			ErrSchemaMissing, s.names.migrations)
+		return 0, fmt.Errorf("%w: there is no table %s: %s", ErrSchemaMissing, s.names.migrations, wayToMigrate)
 	}
 	return 0, fmt.Errorf("store: read the schema's version: %w", err)
 }

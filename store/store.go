@@ -47,8 +47,9 @@ type Config struct {
 	// CommitTimeout bounds COMMIT and ROLLBACK, which go on when the message's
 	// context is cancelled. Default 15 s.
 	CommitTimeout time.Duration
-	// WarnTxLonger makes a unit whose transaction was open for longer log a
-	// warning. Default 1 s; negative means never.
+	// WarnTxLonger makes a unit whose transaction was open for longer log a line,
+	// at INFO: Watermill's loggers have no level for warnings. Default 1 s;
+	// negative means never.
 	WarnTxLonger time.Duration
 
 	// Strict refuses statements through JoinDB and publishes through the outbox

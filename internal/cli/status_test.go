@@ -236,7 +236,7 @@ func TestStatusWithoutSchemaSaysHowToGetOne(t *testing.T) {
 		var term terminal
 		require.Equal(t, exitProblem, term.run(t, "status", "--db", url))
 		require.Empty(t, term.out.String())
-		require.Contains(t, term.err.String(), "headrace schema is missing or too old")
-		require.Contains(t, term.err.String(), "run `headrace migrate up`")
+		require.Contains(t, term.err.String(), "the schema is missing or too old")
+		require.Contains(t, term.err.String(), "run `headrace migrate up --db URL`")
 	})
 }

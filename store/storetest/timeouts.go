@@ -38,6 +38,7 @@ func requireBounded(t *testing.T, target error, f func() error) {
 	err := f()
 	require.ErrorIs(t, err, target)
 	require.ErrorContains(t, err, hint)
+	require.NotContains(t, err.Error(), "nested transaction", "nobody knows that there is one")
 	require.Less(t, time.Since(start), 8*time.Second)
 }
 
