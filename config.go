@@ -55,7 +55,8 @@ type Config struct {
 	// answer. Default 10 s (store.DefaultConnectTimeout).
 	ConnectTimeout time.Duration
 
-	// Logger gets what goes wrong, in all parts. Default: none.
+	// Logger gets what goes wrong, in all parts, and one INFO line at the start: what
+	// is protected, relayed and remembered. Default: none.
 	Logger watermill.LoggerAdapter
 	// Hooks are told what happens, in all parts: store.TxHook,
 	// middleware.VerdictHook, middleware.PurgeHook, forwarder.PublishHook.

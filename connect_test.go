@@ -29,7 +29,8 @@ func TestAnUnreachableDatabaseIsTriedForATimeThatTheErrorNames(t *testing.T) {
 		require.ErrorIs(t, err, store.ErrUnreachable)
 		require.Greater(t, unreachable.Attempts, 1, "it may be starting")
 		require.GreaterOrEqual(t, unreachable.Tried, 200*time.Millisecond)
-		require.Regexp(t, `^headrace: service "shop": store: the database (127.0.0.1:1/shop )?can't be reached: tried for 2\d\dms \(\d+ attempts\): `+
+		require.Regexp(t, `^headrace: service "shop": store: the database (127.0.0.1:1/shop )?can't be reached: `+
+			`tried for 2\d\dms \(\d+ attempts\): `+
 			`.*127.0.0.1:1.* connection refused; check the address and that it runs, or allow a longer connect timeout$`,
 			err.Error())
 		require.NotContains(t, err.Error(), "hunter22")

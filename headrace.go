@@ -30,6 +30,7 @@ import (
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jonboulle/clockwork"
 
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/middleware"
@@ -51,6 +52,7 @@ type Plugin struct {
 	destinations map[string]message.Publisher
 	// publishers are what handlers are given, by destination.
 	publishers map[string]message.Publisher
+	watch      *watch
 
 	mu     sync.Mutex
 	closed bool
@@ -90,12 +92,14 @@ func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 		cfg.Store.Dialect = dialect
 	}
 	cfg = cfg.spread()
+	unattached := &watch{clock: clockwork.NewRealClock(), logger: cfg.Store.Logger, service: cfg.Service}
+	cfg.Store.Hooks = append(cfg.Store.Hooks, unattached)
 	st, err := store.Open(ctx, db, cfg.Store)
 	if err != nil {
 		return nil, fmt.Errorf("headrace: %w", err)
 	}
 	p := &Plugin{
-		cfg: cfg, db: db, store: st,
+		cfg: cfg, db: db, store: st, watch: unattached,
 		publishers: map[string]message.Publisher{}, drains: map[*forwarder.Forwarder]struct{}{},
 	}
 	if err := p.build(); err != nil {
@@ -118,7 +122,7 @@ func (p *Plugin) build() (err error) {
 		}
 		p.publishers[name] = outbox.Publisher()
 		if p.cfg.Observe {
-			p.publishers[name] = keptOpen{real}
+			p.publishers[name] = keptOpen{real, p.watch}
 		}
 		if name == forwarder.DefaultDestination {
 			p.cfg.Dedupe.Outbox = outbox
@@ -145,6 +149,7 @@ func (p *Plugin) build() (err error) {
 // are refused with Config.Strict. While observing it is the database itself.
 func (p *Plugin) DB() *sql.DB {
 	if p.cfg.Observe {
+		p.watch.use(context.Background()) // what is done with it, nobody sees
 		return p.db
 	}
 	return store.JoinDB(p.store)
@@ -181,11 +186,23 @@ func (p *Plugin) Store() *store.Store { return p.store }
 // Middleware protects one handler, for routers in which only some handlers are
 // to be protected; Run then has to be called too. Attach does both for all.
 func (p *Plugin) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	p.watch.end()
 	return p.dedupe.Middleware(h)
 }
 
 // keptOpen is a publisher that a router may not close: routers close their
 // handlers' publishers as soon as one handler stops.
-type keptOpen struct{ message.Publisher }
+type keptOpen struct {
+	message.Publisher
+
+	watch *watch
+}
+
+func (k keptOpen) Publish(topic string, msgs ...*message.Message) error {
+	if len(msgs) > 0 && msgs[0] != nil {
+		k.watch.use(msgs[0].Context())
+	}
+	return k.Publisher.Publish(topic, msgs...) //nolint:wrapcheck // observing changes nothing
+}
 
 func (keptOpen) Close() error { return nil }

@@ -1,6 +1,7 @@
 package headrace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +36,13 @@ func (p *Plugin) Attach(router *message.Router) error {
 		return errors.New("headrace: the router is running, and its handlers would stay unprotected: " +
 			"give Attach to router.AddPlugin before Run")
 	}
-	consumers := p.consumers(slices.Sorted(maps.Keys(router.Handlers())))
-	purge, err := p.purge(consumers)
+	handlers := slices.Sorted(maps.Keys(router.Handlers()))
+	purge, err := p.purge(p.consumers(handlers))
 	if err != nil {
 		return err
 	}
+	p.watch.end()
+	p.announce(handlers)
 	router.AddMiddleware(p.dedupe.Middleware)
 	if purge != nil {
 		p.background("purge", purge.Run)
@@ -49,6 +52,30 @@ func (p *Plugin) Attach(router *message.Router) error {
 		p.background("forwarder", p.relay)
 	}
 	return nil
+}
+
+// announce logs what is protected, relayed and remembered, once for each router
+// and for Run. Handlers that are added to a running router are not in it.
+func (p *Plugin) announce(handlers []string) {
+	if p.cfg.Logger == nil {
+		return
+	}
+	what := "Headrace protects the router's handlers"
+	switch {
+	case handlers == nil:
+		what = "Headrace relays"
+	case p.cfg.Observe:
+		what = "Headrace observes the router's handlers, and changes nothing"
+	}
+	fields := watermill.LogFields{
+		"service": p.cfg.Service, "database": p.cfg.Store.Dialect, "observe": p.cfg.Observe, "strict": p.cfg.Store.Strict,
+		"relays_to": strings.Join(slices.Sorted(maps.Keys(p.destinations)), ","),
+		"remembers": cmp.Or(p.cfg.Dedupe.Window, middleware.DefaultWindow),
+	}
+	if handlers != nil {
+		fields["handlers"] = strings.Join(handlers, ",")
+	}
+	p.cfg.Logger.Info(what, fields)
 }
 
 // relay runs the forwarder. Close may be quicker than its start, which is no
@@ -115,6 +142,8 @@ func (p *Plugin) Run(ctx context.Context) error {
 	p.started, p.relaying = true, true
 	p.tasks.Add(1)
 	p.mu.Unlock()
+	p.watch.end()
+	p.announce(nil)
 	defer p.tasks.Done()
 	defer func() {
 		p.mu.Lock()
@@ -183,6 +212,7 @@ func (p *Plugin) relayFor(ctx context.Context) error {
 	if p.closed {
 		return ErrClosed
 	}
+	p.watch.end()
 	if p.relaying {
 		return nil
 	}
@@ -236,6 +266,7 @@ func (p *Plugin) Close() error {
 		return nil
 	}
 	p.stop()
+	p.watch.end()
 	for _, f := range forwarders {
 		if err := f.Close(); err != nil {
 			return fmt.Errorf("headrace: %w", err)

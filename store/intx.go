@@ -126,6 +126,8 @@ func (s *Store) attempt(ctx context.Context, fn func(context.Context, Tx) error)
 func (u *Unit) join(ctx context.Context, fn func(context.Context, Tx) error) error {
 	outermost := u.enter()
 	defer u.leave()
+	u.store.strays.working.Add(1)
+	defer u.store.strays.working.Add(-1)
 	if err := u.usable(nil); err != nil {
 		return err
 	}

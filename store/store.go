@@ -54,13 +54,16 @@ type Config struct {
 
 	// Strict refuses statements through JoinDB and publishes through the outbox
 	// that happen outside of any unit of work, unless their context was marked
-	// with MeantOutside. Default false: they go through on their own.
+	// with MeantOutside. Default false: they go through on their own, and those that
+	// a function within InTx sends without its context are logged, once for each
+	// line of code.
 	Strict bool
 
-	// Logger gets retries, long transactions and refusals. Default: none.
+	// Logger gets retries, long transactions, and what has lost its unit's context.
+	// Default: none.
 	Logger watermill.LoggerAdapter
-	// Hooks are told what happens; those that implement TxHook here, others in
-	// the packages that use the store.
+	// Hooks are told what happens; those that implement TxHook or OutsideHook here,
+	// others in the packages that use the store.
 	Hooks []any
 }
 
@@ -123,11 +126,13 @@ type Store struct {
 	// insertInbox is the statement, bound for the dialect.
 	insertInbox string
 
-	begin   beginner
-	txHooks []TxHook
-	joined  *sqlx.DB
-	onClose []func() error
-	wakes   wakes
+	begin        beginner
+	txHooks      []TxHook
+	outsideHooks []OutsideHook
+	strays       strays
+	joined       *sqlx.DB
+	onClose      []func() error
+	wakes        wakes
 	// writer is held by the process's one writer on SQLite, nil elsewhere.
 	writer chan struct{}
 }
@@ -183,7 +188,8 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 
 		insertInbox: insertInboxSQL(cfg.Dialect, tables.inbox),
 
-		txHooks: HooksOf[TxHook](cfg.Hooks),
+		txHooks:      HooksOf[TxHook](cfg.Hooks),
+		outsideHooks: HooksOf[OutsideHook](cfg.Hooks),
 	}
 	if cfg.Dialect == SQLite {
 		s.writer = make(chan struct{}, 1)
@@ -224,25 +230,3 @@ func (s *Store) DB() *sql.DB { return s.db.DB }
 
 // Strict reports whether Config.Strict is set.
 func (s *Store) Strict() bool { return s.cfg.Strict }
-
-type outsideKey struct{}
-
-// MeantOutside marks a context whose statements and publishes are meant to
-// happen outside of any unit of work, so that strict mode lets them pass.
-func MeantOutside(ctx context.Context) context.Context {
-	return context.WithValue(ctx, outsideKey{}, true)
-}
-
-// AllowOutside returns nil when something may be done outside of a unit of work
-// with this context, and an error that matches ErrOutside when strict mode
-// forbids it. what names the thing for the error.
-func (s *Store) AllowOutside(ctx context.Context, what string) error {
-	if !s.cfg.Strict {
-		return nil
-	}
-	if meant, _ := ctx.Value(outsideKey{}).(bool); meant {
-		return nil
-	}
-	return fmt.Errorf("%w: %s: pass the message's context (msg.Context()), or mark it with store.MeantOutside",
-		ErrOutside, what)
-}
