@@ -82,8 +82,9 @@ const envDB = "HEADRACE_DB"
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "headrace",
-		Short: "Look after Headrace's tables in a database",
-		Long: `headrace looks after Headrace's tables in a database.
+		Short: "Look after Headrace's tables in a database, and try brokers",
+		Long: `headrace looks after Headrace's tables in a database; and it tries what a broker
+guarantees (headrace conformance).
 
 The database is named by a URL, in --db or, so that a password doesn't show in
 the list of processes, in the environment variable ` + envDB + `:

@@ -50,7 +50,7 @@ in order, come twice; and compare it with what Headrace promises of such brokers
 The broker's URL may stand in the environment variable ` + envBroker + ` instead, so that a
 password doesn't show in the list of processes:
 
-  kafka://host:9092    sqs://?region=eu-west-1    postgres://user:password@host/db
+  kafka://host:9092    sqs:?region=eu-west-1&fifo=true    postgres://user:password@host/db
   mysql://user:password@host/db    mem:
 
 The command makes topics (queues, tables) of its own, named conf_…, and deletes
@@ -62,7 +62,7 @@ promise was kept, 1 some fact failed or is unknown because something broke, 2 th
 suite could not begin. docs/conformance.md says how to read the report, and how
 to try an adapter of your own in a Go test.`,
 		Example: `  headrace conformance kafka://localhost:9092
-  headrace conformance --run '^order/' --junit report.xml 'sqs://?region=eu-west-1&fifo=true'
+  headrace conformance --run '^order/' --junit report.xml 'sqs:?region=eu-west-1&fifo=true'
   headrace conformance --dry-run mem:`,
 		Args: s.args,
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.conform(cmd.Context()) },
@@ -79,10 +79,24 @@ to try an adapter of your own in a Go test.`,
 	flags.BoolVar(&s.keep, "keep", false, "leave the topics there, to look into them")
 	flags.BoolVar(&s.dryRun, "dry-run", false, "connect, say what would be tried, and make nothing")
 	flags.BoolVarP(&s.verbose, "verbose", "v", false, "report what holds too, a line a fact")
+	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		for _, name := range ofTables() {
+			_ = cmd.InheritedFlags().MarkHidden(name) // it is there
+		}
+		cmd.Parent().HelpFunc()(cmd, args)
+	})
 	return cmd
 }
 
-func (s *suite) args(_ *cobra.Command, args []string) (err error) {
+// ofTables are the global flags that say nothing to a broker.
+func ofTables() []string { return []string{"db", "schema", "prefix"} }
+
+func (s *suite) args(cmd *cobra.Command, args []string) (err error) {
+	for _, name := range ofTables() {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s is about Headrace's tables; a broker is named by its URL alone", name)
+		}
+	}
 	if len(args) > 1 {
 		return errors.New("one broker's URL is enough (--json prints to standard output; --json-file and --junit take a file)")
 	}
@@ -138,7 +152,7 @@ func (s *suite) conform(ctx context.Context) error {
 	}
 	defer files.close()
 	s.announce(harness)
-	view := newProgressView(s.app)
+	view := newProgressView(s.app, len(s.chosen()))
 	report, err := conformance.Check(ctx, harness, conformance.Options{Only: s.only, Progress: view.done, Started: view.started})
 	view.end()
 	if err != nil {

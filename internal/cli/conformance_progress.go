@@ -21,16 +21,16 @@ type progressView struct {
 
 	mu      sync.Mutex
 	running map[string]time.Time
-	verdict map[conformance.Verdict]int
 	failed  int
 	n, of   int
 	said    time.Time
+	broken  map[string]bool // why facts are unknown that were told so
 }
 
-func newProgressView(a *app) *progressView {
+func newProgressView(a *app, facts int) *progressView {
 	v := &progressView{
-		app: a, began: time.Now(), said: time.Now(), stop: make(chan struct{}), ended: make(chan struct{}),
-		running: map[string]time.Time{}, verdict: map[conformance.Verdict]int{},
+		app: a, of: facts, began: time.Now(), said: time.Now(), stop: make(chan struct{}), ended: make(chan struct{}),
+		running: map[string]time.Time{}, broken: map[string]bool{},
 	}
 	go v.tick()
 	return v
@@ -81,10 +81,16 @@ func (v *progressView) done(r conformance.Result, done, all int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.running, r.Fact)
-	v.verdict[r.Verdict]++
-	v.n, v.of = done, all
+	v.n = done
 	if r.Failed {
 		v.failed++
+	}
+	if r.Failed && r.Verdict == conformance.VerdictUnknown {
+		// When the broker is gone, one line says it for all that follow.
+		if v.broken[r.Note] {
+			return
+		}
+		v.broken[r.Note] = true
 	}
 	if !v.app.Terminal {
 		v.said = time.Now()
@@ -143,9 +149,6 @@ func (v *progressView) slowest() string {
 func (v *progressView) draw() {
 	const width = 79 // wrapped lines can't be written anew
 	line := fmt.Sprintf("%s  %d/%d", time.Since(v.began).Round(time.Second), v.n, v.of)
-	if v.of == 0 {
-		line = time.Since(v.began).Round(time.Second).String()
-	}
 	if v.failed > 0 {
 		line += fmt.Sprintf(", %d failed", v.failed)
 	}

@@ -56,18 +56,14 @@ func (s *suite) tellLeft() {
 	case s.keep:
 		s.sayf("Kept %s, named conf_…", plural(int64(len(left)), "topic"))
 	default:
-		const most = 5
-		s.sayf("%s could not be deleted:", plural(int64(len(left)), "topic"))
-		for _, topic := range left[:min(most, len(left))] {
-			why := "it was not let go in time"
+		why := "not let go in time"
+		for _, topic := range left {
 			if err := s.topics.left[topic]; err != nil {
 				why = oneLine(s.secrets.Text(err.Error()))
+				break
 			}
-			s.sayf("  %s: %s", topic, why)
 		}
-		if more := len(left) - most; more > 0 {
-			s.sayf("  and %d more", more)
-		}
+		s.sayf("%s could not be deleted: %s\n  %s", plural(int64(len(left)), "topic"), why, strings.Join(left, "\n  "))
 	}
 }
 

@@ -121,6 +121,7 @@ func TestConformanceRefusesWhatItCannotDo(t *testing.T) {
 	}{
 		"no broker":       {nil, "pass its URL, such as kafka://localhost:9092, or set HEADRACE_BROKER"},
 		"two brokers":     {[]string{"mem:", "report.json"}, "--json-file and --junit take a file"},
+		"of the tables":   {[]string{"mem:", "--db", "sqlite:x"}, "--db is about Headrace's tables"},
 		"bad expression":  {[]string{"mem:", "--run", "("}, "--run: error parsing regexp"},
 		"no such fact":    {[]string{"mem:", "--run", "magic"}, "`headrace conformance --dry-run mem:` lists them"},
 		"no patience":     {[]string{"mem:", "--patience", "0s"}, "--patience must be more than 0"},
@@ -249,17 +250,21 @@ func TestTopicsThatStayAreNamedWithTheReason(t *testing.T) {
 		require.ErrorIs(t, del(t.Context(), "of another"), err)
 	}
 	s.tellLeft()
-	require.Regexp(t, `^1 topic could not be deleted:\n  conf_\w+: not allowed\n$`, said.String())
+	require.Regexp(t, `^1 topic could not be deleted: not allowed\n  conf_\w+\n$`, said.String())
 }
 
 func TestConformanceOnATerminalWritesOneLineAnew(t *testing.T) {
 	t.Parallel()
 	var said bytes.Buffer
-	view := newProgressView(&app{Env: Env{Err: &said, Terminal: true, ProgressEvery: time.Hour}})
+	view := newProgressView(&app{Env: Env{Err: &said, Terminal: true, ProgressEvery: time.Hour}}, 2)
 	view.started("order/per key")
 	view.started("order/per key with a name that is very long indeed and would not fit into a line")
 	view.done(conformance.Result{Fact: "order/per key", Verdict: conformance.VerdictNo, Failed: true, Note: "came late"}, 1, 2)
+	for range 2 {
+		view.done(conformance.Result{Verdict: conformance.VerdictUnknown, Failed: true, Note: "the broker is gone"}, 2, 2)
+	}
 	view.end()
+	require.Equal(t, 1, strings.Count(said.String(), "the broker is gone"), "said once")
 	require.Contains(t, said.String(), "\r\x1b[Kno ✗         order/per key  0s  came late\n")
 	require.Contains(t, said.String(), "1/2, 1 failed")
 	require.True(t, strings.HasSuffix(said.String(), "\r\x1b[K"), "the line is gone at the end")
