@@ -58,6 +58,9 @@ func Parse(raw string) (*URL, error) {
 	if scheme == sqliteFile {
 		return parseSQLite(rest)
 	}
+	if hint := fromDSN(raw); hint != "" {
+		return nil, fmt.Errorf("%w: %s", ErrBadURL, hint)
+	}
 	parsed, err := redact.Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadURL, err)

@@ -49,9 +49,18 @@ func TestBadURLIsRefusedWithoutShowingIt(t *testing.T) {
 		"mysql://me:hunter22@db/s?timeout=x":    "",
 		"mysql://me:hunter22@db/s?%zz":          "options can't be parsed",
 		"sqlite:":                               "names no file",
-		"sqlite://shop.db":                      "sqlite:path",
-		"sqlite:50%.db":                         "%25",
-		"sqlite:a.db?%zz":                       "options can't be parsed",
+
+		"me:hunter22@tcp(db:3306)/shop?parseTime=true": "write mysql://user:password@db:3306/shop, with",
+		"mysql://me:hunter22@tcp(db)/shop":             "write mysql://user:password@db:3306/shop, with",
+		"me:hun%ter22@unix(/tmp/my.sock)/shop":         "go-sql-driver/mysql takes",
+		"tcp(db)/shop":                                 "write mysql://user:password@db:3306/shop, with",
+		"host=db dbname=shop password=hunter22":        "write postgres://user:password@db:5432/shop, with",
+		"user=me password='hunter22 x' host=db port=1": "postgres://user:password@db:1/",
+		"file:shop.db?_pragma=busy_timeout(1)":         "write sqlite:shop.db, with",
+		"file:/var/hunter22@x.db":                      "write sqlite:path, with",
+		"sqlite://shop.db":                             "sqlite:path",
+		"sqlite:50%.db":                                "%25",
+		"sqlite:a.db?%zz":                              "options can't be parsed",
 	} {
 		_, err := dburl.Parse(raw)
 		require.ErrorIs(t, err, dburl.ErrBadURL, raw)

@@ -17,6 +17,7 @@ func FuzzParse(f *testing.F) {
 		"postgres://h:x/db",
 		"postgres://u:hunter2pw@h/db?sslmode=odd", "postgres:///?host=\x00", "mysql://", "mysql://u:hunter2pw@h/db?tls=odd",
 		"mysql://h/db?charset=;", "mariadb://[::1]:70000/db", "oracle://u:hunter2pw@h", "\xff", "mysql://u:p@tcp(h)/db",
+		"u:hunter2pw@tcp(h)/db", "tcp(:hunter2pw@)/db", "host=:hunter2pw@ dbname=x", "file::hunter2pw@",
 	} {
 		f.Add(seed)
 	}
