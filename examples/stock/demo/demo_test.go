@@ -90,6 +90,20 @@ func TestWhatIsWaitedForIsNamed(t *testing.T) {
 	require.Equal(t, "waiting for 1 changes at the broker, 2 follow-ups at the broker", left{Changes: 1, FollowUps: 2}.String())
 }
 
+func TestAWaitThatGoesOnIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	w := waits{since: start}
+	at := func(seconds float64, what string) bool {
+		return w.news(what, start.Add(time.Duration(seconds*float64(time.Second))))
+	}
+	require.False(t, at(0.5, "waiting for 3"), "it is quick")
+	require.True(t, at(1, "waiting for 3"))
+	require.False(t, at(5, "waiting for 3"))
+	require.True(t, at(5, "waiting for 2"))
+	require.False(t, at(5.5, "waiting for 1"))
+}
+
 func TestTheCountFindsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	p := newPlan(1, minChanges)

@@ -67,7 +67,7 @@ type stage struct {
 }
 
 func (s *stage) sayf(format string, args ...any) {
-	s.out.printf("%-10s %s\n", s.side, fmt.Sprintf(format, args...))
+	s.out.printf("%-12s %s\n", s.side, fmt.Sprintf(format, args...))
 }
 
 // withTables calls f with the side's own tables.
@@ -192,7 +192,7 @@ func (s *stage) command(ctx context.Context, hold string) (*exec.Cmd, *bytes.Buf
 // stands still in the middle of a message.
 func (s *stage) listen(stdout io.Reader, process *os.Process) (killed, finished bool) {
 	lines := bufio.NewScanner(stdout)
-	said := time.Now()
+	progress := waits{since: time.Now()}
 	for lines.Scan() {
 		var r report
 		if json.Unmarshal(lines.Bytes(), &r) != nil {
@@ -208,13 +208,28 @@ func (s *stage) listen(stdout io.Reader, process *os.Process) (killed, finished 
 			killed = process.Kill() == nil
 			s.kills++
 		case working:
-			if time.Since(said) > time.Second {
-				said = time.Now()
-				s.sayf("%v", r.Left)
+			if what := r.Left.String(); progress.news(what, time.Now()) {
+				s.sayf("%s", what)
 			}
 		case drained:
 			finished = true
 		}
 	}
 	return killed, finished
+}
+
+// waits says each second what is waited for, if it is something else than before:
+// on Kafka a killed consumer's messages come again after its session, some ten
+// seconds later, and the same line again and again would only scroll.
+type waits struct {
+	since time.Time
+	last  string
+}
+
+func (w *waits) news(what string, now time.Time) bool {
+	if what == w.last || now.Sub(w.since) < time.Second {
+		return false
+	}
+	w.since, w.last = now, what
+	return true
 }

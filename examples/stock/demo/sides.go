@@ -27,7 +27,7 @@ const (
 	// the follow-up is published by hand, the message is acked after the handler.
 	naive side = "naive"
 	// seenList: the same with Watermill's Deduplicator before the handler.
-	seenList side = "seen list"
+	seenList side = "Deduplicator"
 	// protected: the same handlers behind Headrace.
 	protected side = "Headrace"
 )

@@ -10,9 +10,9 @@ func printTable(out printer, p *plan, outcomes map[side]*outcome) {
 		}
 	}
 
-	out.printf("\n%-26s%12s", "", "must be")
+	out.printf("\n%-26s%9s", "", "must be")
 	for _, s := range sides() {
-		out.printf("%12s", s)
+		out.printf("%14s", s)
 	}
 	out.printf("\n")
 	for _, row := range []struct {
@@ -31,9 +31,9 @@ func printTable(out printer, p *plan, outcomes map[side]*outcome) {
 		{"follow-ups doubled", func(o *outcome) int64 { return int64(o.FollowUpsDoubled) }},
 		{"follow-ups lost", func(o *outcome) int64 { return int64(o.FollowUpsLost) }},
 	} {
-		out.printf("%-26s%12d", row.name, row.of(want))
+		out.printf("%-26s%9d", row.name, row.of(want))
 		for _, s := range sides() {
-			out.printf("%12d", row.of(outcomes[s]))
+			out.printf("%14d", row.of(outcomes[s]))
 		}
 		out.printf("\n")
 	}
@@ -42,7 +42,9 @@ func printTable(out printer, p *plan, outcomes map[side]*outcome) {
 
 // legend says how to read the table.
 const legend = `"must be" is what the messages that were sent add up to. What is done to each side is
-the same (the first two rows); what it ended with is counted in its tables.
+the same (the first two rows); what it ended with is counted in its tables. Naive is an
+ordinary router, Deduplicator one with Watermill's middleware of that name. Each change of
+stock (an effect) sends a follow-up, whose handler writes what to order (a recommendation).
 `
 
 func verdict(outcomes map[side]*outcome) string {
