@@ -21,9 +21,11 @@ test: ## Run all tests on real brokers and databases; leaves those running
 	@$(WITH_BROKERS) go test -race -count=1 -timeout 40m ./... && \
 		cd examples/recipes && go test -race -count=1 -timeout 10m ./...
 
+# Vetting is make lint's and make test's. Most of what the tests take, they wait:
+# four packages at a time keep two cores busy.
 .PHONY: test-short
 test-short: ## Run the tests that need no services: in-memory broker, SQLite; without the race detector
-	@go test -short ./...
+	@go test -short -vet=off -p 4 ./...
 
 .PHONY: scenario
 scenario: ## Run scenario tests by number: make scenario S=S10,S11 (all without S)
