@@ -57,6 +57,7 @@ var watermillCases = map[string]tests.Features{
 // TestWatermillSuite runs the suite that watermill has for its own pub/subs on
 // every broker as Headrace opens it.
 func TestWatermillSuite(t *testing.T) {
+	t.Parallel()
 	for _, c := range cases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

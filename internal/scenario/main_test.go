@@ -20,8 +20,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childRole) == roleRelay {
-		relayProcess() // see S02; doesn't return
+	switch os.Getenv(childRole) { // neither returns
+	case roleRelay:
+		relayProcess() // see S02
+	case roleSwap:
+		swapProcess() // see TestLiveSwap
 	}
 	testenv.VerifyMain(m,
 		// Watermill's in-memory repository of seen messages (S11) can't be closed.
