@@ -48,6 +48,11 @@ type Capabilities struct {
 	// given to somebody else; 0 when it may hold it for ever.
 	AckDeadline time.Duration
 
+	// Takeover is how long a consumer process may be frozen, or cut off with its
+	// connections open, before what it has in hand is given to another one; 0
+	// when that may take for ever. A process that dies is noticed at least as soon.
+	Takeover time.Duration
+
 	// RedeliveryWindow is how long after its first delivery another copy of a
 	// message may still come; 0 when unknown or unbounded.
 	RedeliveryWindow time.Duration

@@ -6,7 +6,11 @@ package brokers_test
 import (
 	"testing"
 
+	"github.com/headrace-go/headrace/conformance"
 	"github.com/headrace-go/headrace/internal/testenv"
 )
 
-func TestMain(m *testing.M) { testenv.VerifyMain(m) }
+func TestMain(m *testing.M) {
+	conformance.ConsumerMain(openInProcess)
+	testenv.VerifyMain(m)
+}

@@ -19,6 +19,7 @@ type Consumer struct {
 	sub      message.Subscriber
 	messages <-chan *message.Message
 	cancel   context.CancelFunc
+	process  Process // nil for one of this process
 
 	mu      sync.Mutex
 	inHand  map[*Delivery]bool

@@ -36,8 +36,9 @@ type Fact struct {
 	// Optional.
 	Missing func(h Harness) string
 
-	// Alone: no other fact runs meanwhile, because it disturbs them.
-	Alone bool
+	// Breaks: it cuts the broker off or restarts it. It has the harness's Own
+	// broker to itself; where there is none, no other fact runs meanwhile.
+	Breaks bool
 
 	// Deadline of the fact. Default: four times the harness's Patience, and the
 	// broker's ack deadline on top.
@@ -71,6 +72,7 @@ var (
 	needsDurable    = Need{"Durable", func(c brokers.Capabilities) bool { return c.Durable }}
 	needsNilPayload = Need{"NilPayload", func(c brokers.Capabilities) bool { return c.NilPayload }}
 	needsDeadline   = Need{"AckDeadline", func(c brokers.Capabilities) bool { return c.AckDeadline > 0 }}
+	needsTakeover   = Need{"Takeover", func(c brokers.Capabilities) bool { return c.Takeover > 0 }}
 	needsNoDeadline = Need{"AckDeadline of 0", func(c brokers.Capabilities) bool { return c.AckDeadline == 0 }}
 )
 
@@ -106,9 +108,14 @@ func (o Observation) Of(keys ...string) Observation {
 // Facts returns all facts, in the order of reports.
 func Facts() []Fact {
 	return slices.Concat(
-		deliveryFacts(), handoverFacts(), orderFacts(), concurrencyFacts(), duplicateFacts(), groupFacts(),
-		contentFacts(), timeFacts(), lifecycleFacts(),
+		deliveryFacts(), handoverFacts(), processFacts(), networkFacts(), orderFacts(), concurrencyFacts(),
+		duplicateFacts(), groupFacts(), contentFacts(), timeFacts(), lifecycleFacts(),
 	)
+}
+
+// declared: the broker promises it.
+func (f Fact) declared(h Harness) bool {
+	return !f.Optional && (f.Needs.none() || f.Needs.In(h.Capabilities))
 }
 
 // Group is the part of the name before the slash.
@@ -124,5 +131,5 @@ func (f Fact) deadline(h Harness) time.Duration {
 	}
 	const waits = 4 // for so many things that never come, one after the other
 
-	return waits*h.Patience + min(h.Capabilities.AckDeadline, time.Minute)
+	return waits*h.Patience + min(max(h.Capabilities.AckDeadline, h.Capabilities.Takeover), time.Minute)
 }

@@ -21,8 +21,13 @@ type seeded struct {
 //nolint:funlen // a table
 func seededFaults() []seeded {
 	return []seeded{
-		{toy.AcksOnDelivery, ordered, []string{"delivery/in hand at close comes again"}},
-		{toy.LosesInHandOnClose, ordered, []string{"delivery/in hand at close comes again"}},
+		{toy.AcksOnDelivery, ordered, []string{
+			"delivery/in hand at close comes again", "delivery/a killed consumer's messages go to another",
+		}},
+		{toy.LosesInHandOnClose, ordered, []string{
+			"delivery/in hand at close comes again", "delivery/a killed consumer's messages go to another",
+			"delivery/kills during a rebalance lose nothing",
+		}},
 		{toy.NeverRedelivers, ordered, []string{"delivery/nacked comes again"}},
 		{toy.HotLoop, ordered, []string{"delivery/nack is no hot loop"}},
 		{toy.DriftsAway, ordered, []string{"delivery/poison drifts nowhere"}},
@@ -34,11 +39,18 @@ func seededFaults() []seeded {
 		{toy.DropsKnownUUIDs, ordered, []string{"delivery/sent again on purpose"}},
 		{toy.DeadlocksOnSelf, ordered, []string{"delivery/from within a handler"}},
 		{toy.LosesOnRestart, ordered, []string{"delivery/a restart of the broker loses nothing"}},
+		{toy.NoDeadline, total, []string{"time/a frozen consumer's messages go to another"}},
+		{toy.LateAckLosesNext, total, []string{"time/a frozen consumer's messages go to another"}},
+		{toy.LosesOnCut, ordered, []string{"network/cut while receiving"}},
+		{toy.LiesWhileCut, ordered, []string{"network/cut while publishing"}},
+		{toy.DeafAfterCut, ordered, []string{
+			"network/cut while receiving", "network/cut for longer than the deadline", "network/cut while publishing",
+		}},
 		{toy.LosesUnread, ordered, []string{"lifecycle/close while nobody reads"}},
 
 		{toy.ReordersAfterNack, ordered, []string{"order/per key with nacks"}},
 		{toy.ReordersAfterNack, total, []string{"order/total with nacks"}},
-		{toy.ReordersOnLoss, ordered, []string{"order/per key after a consumer is lost"}},
+		{toy.ReordersOnLoss, ordered, []string{"order/per key after a consumer is lost", "order/per key after a kill"}},
 		{toy.ReordersBatch, ordered, []string{"order/per key within a batch", "order/per key across growth"}},
 		{toy.TwoOfAKey, ordered, []string{"concurrency/never two of one key", "order/per key"}},
 		{toy.TwoOfAKeyAtTwo, ordered, []string{

@@ -44,9 +44,25 @@ type Harness struct {
 	// DeleteTopic removes a topic after its fact. Optional.
 	DeleteTopic func(ctx context.Context, topic string) error
 
-	// Restart ends the broker and starts it again with its data, and returns when
-	// it serves. Facts about it run alone. Optional.
+	// Own returns the harness of an instance of this broker that nobody else uses,
+	// for the facts that cut it off and restart it. It is called once, when it is
+	// needed, and nothing but Publisher, Subscriber, Topic, DeleteTopic, Restart,
+	// Cut and State of it is used; whoever made it ends it after the run. Default:
+	// this harness itself, with all other facts waiting meanwhile.
+	Own func(ctx context.Context) (Harness, error)
+
+	// Restart ends the broker, best as a crash does, starts it again with its
+	// data, and returns when it serves. Optional.
 	Restart func(ctx context.Context) error
+
+	// Cut takes the network away between the broker and everything that Publisher
+	// and Subscriber opened: connections break, and new ones are refused, until
+	// the function that it returns is called. Optional.
+	Cut func(ctx context.Context) (mend func(), err error)
+
+	// Consumer starts a consumer in a process of its own, which calls
+	// ConsumerMain: facts kill and freeze it. Optional; see Reexec.
+	Consumer func(ctx context.Context, spec ConsumerSpec) (Process, error)
 
 	// Grow gives an existing topic more partitions. Optional.
 	Grow func(ctx context.Context, topic string) error
@@ -133,8 +149,8 @@ func contradictions(c brokers.Capabilities) (wrong []error) {
 	if c.TotalOrder && c.Lanes {
 		bad("capabilities contradict: TotalOrder with Lanes; where several are in flight at once, there is no total order")
 	}
-	if c.MaxBody < 0 || c.AckDeadline < 0 || c.RedeliveryWindow < 0 {
-		bad("capabilities: MaxBody, AckDeadline and RedeliveryWindow must not be negative")
+	if c.MaxBody < 0 || c.AckDeadline < 0 || c.Takeover < 0 || c.RedeliveryWindow < 0 {
+		bad("capabilities: MaxBody, AckDeadline, Takeover and RedeliveryWindow must not be negative")
 	}
 	if c.RedeliveryWindow > 0 && c.RedeliveryWindow < c.AckDeadline {
 		bad("capabilities contradict: RedeliveryWindow %v is shorter than AckDeadline %v, which is followed by another copy",

@@ -60,6 +60,19 @@ func (h *history) register(msg *message.Message, key, name string) {
 	h.perKey[key]++
 }
 
+// message makes a message by its UUID, with the key and the payload by which it
+// is known here.
+func (h *history) message(uuid string) *message.Message {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+
+	known := h.known[uuid]
+	msg := message.NewMessage(uuid, []byte(known.name))
+	msgmeta.SetKey(msg, known.key)
+
+	return msg
+}
+
 // next returns the number that the next message of a key will have.
 func (h *history) next(key string) int {
 	h.mu.Lock()

@@ -17,8 +17,10 @@ type runner struct {
 
 	started func(fact string) // optional
 
-	slots chan struct{}
-	quiet sync.RWMutex // facts that run alone lock it
+	slots    chan struct{}
+	quiet    sync.RWMutex // facts that break the broker of all others lock it
+	breaking sync.Mutex   // facts that break the harness's own broker lock it
+	own      func() (Harness, error)
 
 	mu     sync.Mutex
 	dead   string          // why the broker can't be asked any more
@@ -33,7 +35,10 @@ func newRunner(ctx context.Context, h Harness) (*runner, error) {
 		return nil, err
 	}
 
-	return &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel), topics: map[string]bool{}}, nil
+	r := &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel), topics: map[string]bool{}}
+	r.own = sync.OnceValues(r.openOwn)
+
+	return r, nil
 }
 
 // start tries a fact when there is room, and returns where its result comes.
@@ -45,13 +50,23 @@ func (r *runner) start(f Fact) <-chan Result {
 }
 
 func (r *runner) run(f Fact) Result {
+	if f.Missing != nil {
+		if missing := f.Missing(r.harness); missing != "" {
+			return r.result(f, outcome{unknown: missing}, 0)
+		}
+	}
+	ownBroker := f.Breaks && r.harness.Own != nil
+	if ownBroker {
+		r.breaking.Lock() // before the slot: who waits for it takes none
+		defer r.breaking.Unlock()
+	}
 	select {
 	case r.slots <- struct{}{}:
 		defer func() { <-r.slots }()
 	case <-r.ctx.Done():
 		return r.result(f, outcome{unknown: "the run was ended before the fact's turn", broken: true}, 0)
 	}
-	if f.Alone {
+	if f.Breaks && !ownBroker {
 		r.quiet.Lock()
 		defer r.quiet.Unlock()
 	} else {
@@ -60,11 +75,6 @@ func (r *runner) run(f Fact) Result {
 	}
 
 	began := time.Now()
-	if f.Missing != nil {
-		if missing := f.Missing(r.harness); missing != "" {
-			return r.result(f, outcome{unknown: missing}, 0)
-		}
-	}
 	if r.started != nil {
 		r.started(f.Name)
 	}
@@ -72,12 +82,26 @@ func (r *runner) run(f Fact) Result {
 	if why := r.isDead(); why != "" {
 		return r.result(f, outcome{unknown: why, broken: true}, 0)
 	}
+	h := r.harness
+	if ownBroker {
+		own, err := r.own()
+		if err != nil {
+			return r.result(f, outcome{unknown: fmt.Sprintf("a broker of its own: %v", err), broken: true}, time.Since(began))
+		}
+		if missing := f.Missing(own); missing != "" {
+			return r.result(f, outcome{unknown: missing}, 0)
+		}
+		h = own
+	}
 
-	o := r.try(f.Check, f.deadline(r.harness))
+	return r.result(f, r.tryBoth(h, f), time.Since(began))
+}
+
+// tryBoth tries a fact on the broker, and with Headrace where it lacks.
+func (r *runner) tryBoth(h Harness, f Fact) outcome {
+	o := r.try(h, f.Check, f.deadline(h))
 	if o.broken && r.ctx.Err() != nil {
-		ended := outcome{unknown: "the run was ended while the fact was being tried", broken: true, left: o.left}
-
-		return r.result(f, ended, time.Since(began))
+		return outcome{unknown: "the run was ended while the fact was being tried", broken: true, left: o.left}
 	}
 	if o.unknown == "" && !o.Holds || o.broken {
 		// A broker that is gone breaks everything: then nothing is known.
@@ -85,13 +109,26 @@ func (r *runner) run(f Fact) Result {
 			o.unknown, o.broken = fmt.Sprintf("%s (what was seen before: %s)", why, firstOf(o.unknown, o.Note)), true
 		}
 	}
-	declared := f.Needs.none() || f.Needs.In(r.harness.Capabilities)
-	if o.unknown == "" && !o.Holds && !declared && f.ByHeadrace != nil {
-		fallback := r.try(f.ByHeadrace, f.deadline(r.harness))
+	if o.unknown == "" && !o.Holds && !f.declared(h) && f.ByHeadrace != nil {
+		fallback := r.try(h, f.ByHeadrace, f.deadline(h))
 		o.fallback = &fallback
 	}
 
-	return r.result(f, o, time.Since(began))
+	return o
+}
+
+// openOwn opens the harness's own broker, with what it has in common with the
+// shared one.
+func (r *runner) openOwn() (Harness, error) {
+	own, err := r.harness.Own(r.ctx)
+	if err != nil {
+		return own, err
+	}
+	h := r.harness
+	h.Own, h.Publisher, h.Subscriber, h.DeleteTopic = nil, own.Publisher, own.Subscriber, own.DeleteTopic
+	h.Restart, h.Cut, h.State, h.Topic = own.Restart, own.Cut, own.State, own.Topic
+
+	return h.withDefaults()
 }
 
 // outcome is what came of trying a fact.
@@ -109,11 +146,11 @@ type outcome struct {
 
 // try runs a check with a topic of its own, and never longer than its deadline
 // and the time to clean up.
-func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o outcome) {
+func (r *runner) try(h Harness, check func(*Trial) Observation, deadline time.Duration) (o outcome) {
 	ctx, cancel := context.WithTimeout(r.ctx, deadline)
 	defer cancel()
 	t := &Trial{
-		Harness: r.harness, Capabilities: r.harness.Capabilities, ctx: ctx, history: newHistory(), takeTopic: r.takeTopic,
+		Harness: h, Capabilities: h.Capabilities, ctx: ctx, history: newHistory(), takeTopic: r.takeTopic,
 	}
 
 	done := make(chan outcome, 1)
@@ -136,7 +173,7 @@ func (r *runner) try(check func(*Trial) Observation, deadline time.Duration) (o 
 	if o.broken || !o.Holds {
 		o.topic = t.Topic
 		o.history = t.history.lines(o.Keys)
-		o.state = r.state(t)
+		o.state = t.state()
 	}
 	cancel()
 	o.left = t.end(r.harness.Patience)
@@ -180,17 +217,17 @@ func (t *Trial) observe(check func(*Trial) Observation) (o outcome) {
 }
 
 // state asks the broker itself about a fact that didn't hold.
-func (r *runner) state(t *Trial) string {
-	if r.harness.State == nil || t.Topic == "" {
+func (t *Trial) state() string {
+	if t.Harness.State == nil || t.Topic == "" {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), r.harness.Patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), t.Harness.Patience)
 	defer cancel()
 	said := make(chan string, 1)
 	go func() {
 		var state string
 		err := t.safely(func() (err error) {
-			state, err = r.harness.State(ctx, t.Topic, groupOne)
+			state, err = t.Harness.State(ctx, t.Topic, groupOne)
 
 			return err
 		})
@@ -213,7 +250,7 @@ func (r *runner) probe(when string) string {
 	if why := r.isDead(); why != "" {
 		return why
 	}
-	o := r.try(func(t *Trial) Observation {
+	o := r.try(r.harness, func(t *Trial) Observation {
 		c := t.Subscribe(groupOne)
 		t.Publish(t.Message("probe"))
 		c.Next().Ack()

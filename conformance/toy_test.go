@@ -42,15 +42,19 @@ func harness(t *testing.T, c toy.Config) conformance.Harness {
 		Name: "toy",
 		Capabilities: brokers.Capabilities{
 			Groups: c.Groups, KeyOrder: c.KeyOrder, TotalOrder: c.TotalOrder, Lanes: c.Lanes, Durable: true,
-			NilPayload: c.NilPayload, MaxBody: c.MaxBody, AckDeadline: c.AckDeadline,
+			NilPayload: c.NilPayload, MaxBody: c.MaxBody, AckDeadline: c.AckDeadline, Takeover: c.AckDeadline,
 		},
 		Publisher:  func(context.Context) (message.Publisher, error) { return b.Publisher(), nil },
 		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) { return b.Subscriber(group), nil },
 		Restart:    func(context.Context) error { b.Restart(); return nil },
-		Grow:       func(context.Context, string) error { return nil },
-		Foreign:    func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
-		Patience:   4 * time.Second,
-		Quiet:      300 * time.Millisecond,
+		Cut:        func(context.Context) (func(), error) { b.Cut(); return b.Mend, nil },
+		Consumer: func(_ context.Context, spec conformance.ConsumerSpec) (conformance.Process, error) {
+			return startToy(b, b.Subscriber(spec.Group), spec.Topic), nil
+		},
+		Grow:     func(context.Context, string) error { return nil },
+		Foreign:  func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
+		Patience: 4 * time.Second,
+		Quiet:    300 * time.Millisecond,
 	}
 }
 

@@ -80,7 +80,7 @@ func (r *runner) result(f Fact, o outcome, took time.Duration) Result {
 	known, isKnown := r.harness.Known[f.Name]
 	res := Result{
 		Fact: f.Name, Claim: f.Claim, Needs: f.Needs.Name, Took: took, Known: known,
-		Declared: !f.Optional && (f.Needs.none() || f.Needs.In(r.harness.Capabilities)),
+		Declared: f.declared(r.harness),
 		Note:     o.Note, History: o.history, State: o.state, Topic: o.topic,
 	}
 	switch {
@@ -97,7 +97,7 @@ func (r *runner) result(f Fact, o outcome, took time.Duration) Result {
 		res.Verdict, res.Failed, res.Declaration = VerdictNo, true, TooBold
 	case f.Optional && o.Holds:
 		res.Verdict = VerdictHolds
-	case f.Optional:
+	case f.Optional && o.fallback == nil:
 		res.Verdict = VerdictNo
 	default:
 		r.undeclared(&res, f, o)

@@ -92,6 +92,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 		KeyOrder:         true,
 		Durable:          true,
 		MaxBody:          s.maxBody,
+		Takeover:         max(s.sessionTimeout, rebalanceTimeout),
 		RedeliveryWindow: s.retention,
 		Backlog:          t.backlog,
 	}

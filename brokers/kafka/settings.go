@@ -244,6 +244,11 @@ func (s *settings) producerConfig() *sarama.Config {
 	return c
 }
 
+// rebalanceTimeout is how long a member that joins waits for the others, frozen
+// ones too. Shorter than ReadTimeout (30 s): it would give up reading the answer
+// before it comes.
+const rebalanceTimeout = 25 * time.Second
+
 func (s *settings) consumerConfig() *sarama.Config {
 	c := s.config()
 	c.Consumer.Offsets.Initial = s.initialOffset
@@ -251,9 +256,7 @@ func (s *settings) consumerConfig() *sarama.Config {
 	c.Consumer.Offsets.AutoCommit.Interval = s.commitInterval
 	c.Consumer.Group.Session.Timeout = s.sessionTimeout
 	c.Consumer.Group.Heartbeat.Interval = s.heartbeat
-	// Shorter than ReadTimeout (30 s): a member that joins waits this long for
-	// the others, and would give up reading the answer before it comes.
-	c.Consumer.Group.Rebalance.Timeout = 25 * time.Second
+	c.Consumer.Group.Rebalance.Timeout = rebalanceTimeout
 	c.Consumer.IsolationLevel = sarama.ReadCommitted // aborted messages were never sent
 	c.Consumer.Return.Errors = true
 

@@ -76,11 +76,11 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 	}
 
 	b := &broker{settings: set, logger: cfg.Logger, signals: newSignals()}
-	name := "mem"
+	name, takeover := "mem", time.Duration(0)
 	if set.file == "" {
 		b.queue = newMemoryQueue(set.retain)
 	} else {
-		name = "mem-file"
+		name, takeover = "mem-file", set.ackDeadline
 		err := brokers.Connect(ctx, u, cfg, func(ctx context.Context) error {
 			b.queue, err = openFileQueue(ctx, set)
 
@@ -105,6 +105,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 			NilPayload:  true,
 			MaxBody:     set.maxBody,
 			AckDeadline: 0, // a live consumer extends its claims
+			Takeover:    takeover,
 			Backlog:     b.queue.backlog,
 		},
 	}, nil

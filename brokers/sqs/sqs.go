@@ -128,6 +128,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 			NilPayload:       true,
 			MaxBody:          s.maxBody,
 			AckDeadline:      s.visibility,
+			Takeover:         s.visibility,
 			RedeliveryWindow: s.retention,
 			Backlog:          q.backlog,
 		},

@@ -21,6 +21,14 @@ const (
 	LosesUnread        Fault = "loses what nobody took on close"
 )
 
+// Faults of processes and of the network.
+const (
+	LateAckLosesNext Fault = "an ack past the deadline acks the next message"
+	LosesOnCut       Fault = "loses what is in hand when a connection breaks"
+	LiesWhileCut     Fault = "takes messages while it is cut off and loses them"
+	DeafAfterCut     Fault = "subscriptions do not recover from a cut"
+)
+
 // Faults of order and concurrency.
 const (
 	ReordersAfterNack Fault = "reorders after a nack"

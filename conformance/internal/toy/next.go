@@ -12,6 +12,9 @@ const workers = 16
 // there is certainly none. The lock is held.
 func (s *subscription) next() (*entry, time.Duration) {
 	b := s.s.b
+	if b.down || s.deaf || s.s.frozen {
+		return nil, time.Hour
+	}
 	if s.inHand() >= s.room() || b.has(TopicsBlockOthers) && b.anyElsewhere(s.g) {
 		return nil, time.Hour
 	}

@@ -19,6 +19,7 @@ type subscriber struct {
 	group   string
 	closing chan struct{}
 	running sync.WaitGroup
+	frozen  bool // under the broker's lock
 
 	mu            sync.Mutex
 	closed        bool
@@ -94,6 +95,7 @@ type subscription struct {
 	out    chan *message.Message
 	over   chan struct{}
 	second bool
+	deaf   bool // since the broker was cut off, by a fault
 	hands  sync.WaitGroup
 }
 
@@ -294,6 +296,15 @@ func (s *subscription) follow(inner context.Context, e *entry, msg *message.Mess
 
 		return
 	case <-late:
+		if b.has(LateAckLosesNext) {
+			b.running.Go(func() {
+				select {
+				case <-msg.Acked():
+					s.dropUnread()
+				case <-b.ended:
+				}
+			})
+		}
 	case <-inner.Done():
 		select { // an ack that came with the end counts
 		case <-msg.Acked():

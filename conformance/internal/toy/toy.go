@@ -43,6 +43,7 @@ type Broker struct {
 	seen    map[string]bool
 	sent    int
 	random  *rand.Rand
+	down    bool // cut off
 	ended   chan struct{}
 	running sync.WaitGroup // what outlives a subscriber's Close, by a fault
 }
@@ -113,6 +114,44 @@ func (b *Broker) Restart() {
 			}
 		}
 	}
+	b.wake()
+}
+
+// Cut has nobody reach the broker until Mend is called. What is in hand is free
+// for others.
+func (b *Broker) Cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = true
+	for s := range b.all {
+		s.deaf = b.has(DeafAfterCut)
+	}
+	for _, t := range b.topics {
+		for _, g := range t.groups {
+			for _, e := range g.entries {
+				if e.holder != nil && b.has(LosesOnCut) {
+					e.gone = true
+				}
+				e.holder = nil
+			}
+		}
+	}
+	b.wake()
+}
+
+// Mend ends Cut.
+func (b *Broker) Mend() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.down = false
+	b.wake()
+}
+
+// Freeze has a subscriber ask for nothing, as one in a frozen process, or wakes it.
+func (b *Broker) Freeze(s message.Subscriber, frozen bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.(*subscriber).frozen = frozen //nolint:forcetypeassert // it is of this broker
 	b.wake()
 }
 
@@ -188,6 +227,8 @@ func (p *publisher) Close() error {
 	return nil
 }
 
+var errCut = errors.New("connection refused")
+
 var errTooLarge = errors.New("message is too large")
 
 func (p *publisher) Publish(topicName string, messages ...*message.Message) error {
@@ -195,6 +236,12 @@ func (p *publisher) Publish(topicName string, messages ...*message.Message) erro
 	b.mu.Lock()
 	defer b.mu.Unlock()
 
+	if b.down && b.has(LiesWhileCut) {
+		return nil
+	}
+	if b.down {
+		return errCut
+	}
 	if len(messages) == 0 && b.has(RefusesNothing) {
 		return errors.New("nothing to publish")
 	}
