@@ -18,8 +18,9 @@ import (
 // Config says what to protect. Service and Publisher are required.
 type Config struct {
 	// Service is the name under which handlers remember messages. Two services
-	// on one database must have different ones, and it must stay the same over
-	// deploys. Unless they also publish to the same brokers, under the same names
+	// on one database must have different ones (two of one name look like two
+	// instances of one service, and skip each other's messages), and it must stay the
+	// same over deploys. Unless they also publish to the same brokers, under the same names
 	// of destinations, each needs tables of its own (Store.Prefix, Store.Schema):
 	// the forwarders of one outbox send each other's messages.
 	Service string

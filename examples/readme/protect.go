@@ -17,6 +17,7 @@ func serve(
 	ctx context.Context, db *sql.DB, publisher message.Publisher, subscriber message.Subscriber, router *message.Router,
 ) error {
 	// README
+	// publisher is declared as a message.Publisher, not as the type of your broker's client
 	hr, err := headrace.New(ctx, db, headrace.Config{Service: "warehouse", Publisher: publisher, Migrate: true})
 	if err != nil {
 		return err
