@@ -44,6 +44,7 @@ func booking(t *testing.T, id string) *message.Message {
 // The same program, the same deliveries, the same failures and crashes: before
 // the patch the tables are damaged.
 func TestS71_ACQRSApplicationIsDamagedBefore(t *testing.T) {
+	inTheLongRun(t)
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()
 		got := playCQRS(t, p, false)

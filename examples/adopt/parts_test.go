@@ -37,6 +37,15 @@ func eachParts(t *testing.T, f func(t *testing.T, p parts)) {
 	onParts(t, []func(testing.TB) parts{memSQLite, kafkaPostgres, postgresMariaDB}, f)
 }
 
+// inTheLongRun leaves a test to runs without -short: it builds programs and plays
+// them for up to half a minute, and what it needs to find is found there.
+func inTheLongRun(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("a test for the long run: make test")
+	}
+}
+
 // onParts runs a test on pairs; only on the first with -short.
 func onParts(t *testing.T, pairs []func(testing.TB) parts, f func(t *testing.T, p parts)) {
 	t.Helper()

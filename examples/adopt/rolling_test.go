@@ -43,6 +43,7 @@ type deploy struct {
 //     not recorded; but what an observing one has handled was recorded;
 //   - while only protected instances run, everything happens once.
 func TestS71_ARollingDeployUnderLoadLosesNothing(t *testing.T) {
+	inTheLongRun(t)
 	onParts(t, []func(testing.TB) parts{memSQLite, kafkaPostgres}, func(t *testing.T, p parts) {
 		t.Helper()
 		d := newDeploy(t, p)

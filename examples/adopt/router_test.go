@@ -35,6 +35,7 @@ func newOrder(id, customer string) *message.Message {
 // The same program, the same deliveries, the same failures and crashes: before
 // the patch the tables are damaged.
 func TestS71_AnOrdinaryRouterIsDamagedBefore(t *testing.T) {
+	inTheLongRun(t)
 	eachParts(t, func(t *testing.T, p parts) {
 		t.Helper()
 		got := playRouter(t, p, false)
