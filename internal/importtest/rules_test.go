@@ -109,7 +109,10 @@ var rules = []rule{
 		"sagas", "brokers", "brokers/...", "conformance/...", "internal/faults",
 	}},
 	{pkg: "conformance/...", modules: []string{testify}, product: []string{"conformance/...", "msgmeta", "internal/faults"}},
-	{pkg: "handlertest", product: []string{"store", "middleware", "conformance/...", "msgmeta"}, modules: []string{testify}},
+	{
+		pkg: "handlertest", product: []string{"store", "middleware", "forwarder", "keys", "msgmeta"},
+		modules: []string{sqliteDriver}, // for handlers whose test brings no database
+	},
 
 	// A folder of tests only.
 	{pkg: "brokers_test", bare: true},

@@ -1,0 +1,45 @@
+package handlertest
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+// Run looks for the shortest sequence of events that breaks the case's invariant,
+// first without Headrace and then with it. The test fails when there is one with
+// Headrace; what breaks without is logged.
+func Run(t testing.TB, c Case) Report {
+	t.Helper()
+	report, err := Explore(t.Context(), c, func(far string) { t.Log(far) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.withDefaults()
+	if found := report.Naked.Counterexample; found != nil {
+		t.Logf("without Headrace this breaks:\n%s", found)
+	} else {
+		t.Logf("without Headrace nothing has broken in: %s", report.Naked)
+	}
+	if found := report.Protected.Counterexample; found != nil {
+		t.Errorf("with Headrace this breaks (tried before: %s):\n%s\n%s", report.Protected, found, legend(c.Messages))
+		return report
+	}
+	t.Logf("with Headrace nothing has broken in: %s", report.Protected)
+	if c.MustBreak && report.Naked.Counterexample == nil {
+		t.Error("nothing breaks the invariant without Headrace either (Case.MustBreak): can it fail at all? " +
+			"If the handler is right by itself, leave MustBreak out")
+	}
+	return report
+}
+
+// legend says which message is which.
+func legend(msgs []*message.Message) string {
+	lines := make([]string, len(msgs))
+	for i, msg := range msgs {
+		lines[i] = fmt.Sprintf("  m%d is message %q", i+1, msg.UUID)
+	}
+	return strings.Join(lines, "\n")
+}
