@@ -121,7 +121,12 @@ func (h Harness) withDefaults() (Harness, error) {
 	}
 	wrong = append(wrong, contradictions(h.Capabilities)...)
 	if len(wrong) > 0 {
-		return h, fmt.Errorf("conformance: %w: %s: %w", ErrHarness, h.Name, errors.Join(wrong...))
+		list := make([]string, len(wrong))
+		for i, err := range wrong {
+			list[i] = "\n  - " + err.Error()
+		}
+
+		return h, fmt.Errorf("conformance: %w: %q:%s", ErrHarness, h.Name, strings.Join(list, ""))
 	}
 
 	if h.Patience == 0 {

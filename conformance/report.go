@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -184,7 +185,8 @@ func (r Report) WriteJUnit(w io.Writer) error {
 			suite.Skipped++
 			c.Skipped = text
 		default:
-			c.Out = strings.Join(append([]string{string(result.Verdict)}, append(result.detail(), result.Note)...), "  ")
+			c.Out = strings.TrimSpace(strings.Join(slices.Concat([]string{string(result.Verdict)}, result.detail(),
+				[]string{result.Note}), "  "))
 		}
 		suite.Cases = append(suite.Cases, c)
 	}

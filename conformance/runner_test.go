@@ -58,6 +58,18 @@ func TestDeclarationsThatAreTooBoldOrTooModestAreTold(t *testing.T) {
 	require.Empty(t, report.Failed())
 	require.Equal(t, conformance.VerdictOpen, report.Results[0].Verdict)
 	require.Equal(t, conformance.TooModest, report.Results[0].Declaration)
+
+	h = harness(t, total())
+	h.Capabilities.KeyOrder, h.Capabilities.TotalOrder = false, false
+	report, err = conformance.Check(t.Context(), h, conformance.Options{})
+	require.NoError(t, err)
+	modest := map[string]bool{}
+	for _, r := range report.Results {
+		if r.Declaration == conformance.TooModest {
+			modest[r.Needs] = true
+		}
+	}
+	require.Equal(t, map[string]bool{"KeyOrder": true, "TotalOrder": true}, modest, report.Text())
 }
 
 func TestWhatABrokerIsKnownToBreakIsReportedAndFailsNothing(t *testing.T) {

@@ -60,8 +60,10 @@ type Result struct {
 // fact alone says little: several keys at once, say, are only part of Lanes.
 func modest(results []Result) {
 	left := map[string]int{} // facts of a capability that lack, or weren't chosen
+	shy := map[string]bool{}
 	for _, f := range Facts() {
 		left[f.Needs.Name]++
+		shy[f.Name] = f.Shy
 	}
 	for _, r := range results {
 		if r.held || r.Verdict == VerdictUnknown {
@@ -69,7 +71,7 @@ func modest(results []Result) {
 		}
 	}
 	for i, r := range results {
-		if r.held && left[r.Needs] == 0 {
+		if r.held && !shy[r.Fact] && left[r.Needs] == 0 {
 			results[i].Declaration = TooModest
 		}
 	}
@@ -128,7 +130,7 @@ func (r *runner) undeclared(res *Result, f Fact, o outcome) {
 	default:
 		res.Verdict = VerdictNo
 	}
-	res.held = o.Holds && !f.Shy
+	res.held = o.Holds
 }
 
 func joinNotes(a, b string) string {

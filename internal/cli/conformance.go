@@ -36,6 +36,7 @@ type suite struct {
 	only    *regexp.Regexp
 	secrets *redact.Redactor
 	broker  *brokers.Broker
+	kind    string // of broker
 	topics  topics
 }
 
@@ -177,7 +178,7 @@ func (s *suite) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.secrets = redact.New(u)
+	s.secrets, s.kind = redact.New(u), s.broker.Capabilities.Name
 	return nil
 }
 

@@ -54,6 +54,7 @@ func TestConformanceOfARunningBroker(t *testing.T) {
 	require.NoError(t, xml.Unmarshal(text, new(struct {
 		XMLName xml.Name `xml:"testsuite"`
 	})))
+	require.Contains(t, string(text), `<testcase classname="conformance.mem.delivery" name="a batch arrives whole"`)
 
 	report = conformance.Report{}
 	require.Equal(t, exitOK, term.run(t, "conformance", "mem:", "--run", quickFacts, "--json"))
