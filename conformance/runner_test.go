@@ -72,6 +72,22 @@ func TestDeclarationsThatAreTooBoldOrTooModestAreTold(t *testing.T) {
 	require.Equal(t, map[string]bool{"KeyOrder": true, "TotalOrder": true}, modest, report.Text())
 }
 
+// One consumer alone may see a total order of a broker that several consumers see
+// none of: declaring it would contradict the rest.
+func TestTotalOrderIsNotTooModestWithoutKeyOrder(t *testing.T) {
+	t.Parallel()
+	for keyOrder, want := range map[bool]string{true: conformance.TooModest, false: ""} {
+		h := harness(t, total())
+		h.Capabilities.TotalOrder, h.Capabilities.KeyOrder = false, keyOrder
+		report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only(
+			"order/per key", "order/total", "order/total with nacks",
+		)})
+		require.NoError(t, err)
+		require.Equal(t, "order/total", report.Results[1].Fact)
+		require.Equal(t, want, report.Results[1].Declaration)
+	}
+}
+
 func TestWhatABrokerIsKnownToBreakIsReportedAndFailsNothing(t *testing.T) {
 	t.Parallel()
 	config := ordered()

@@ -70,8 +70,13 @@ func modest(results []Result) {
 			left[r.Needs]--
 		}
 	}
+	// A total order can't be declared where keys have none.
+	keyOrder := left[needsKeyOrder.Name] == 0
+	for _, r := range results {
+		keyOrder = keyOrder || r.Needs == needsKeyOrder.Name && r.Declared
+	}
 	for i, r := range results {
-		if r.held && !shy[r.Fact] && left[r.Needs] == 0 {
+		if r.held && !shy[r.Fact] && left[r.Needs] == 0 && (r.Needs != needsTotalOrder.Name || keyOrder) {
 			results[i].Declaration = TooModest
 		}
 	}
