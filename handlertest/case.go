@@ -70,8 +70,10 @@ type Case struct {
 	// others lose theirs. It needs 8 connections. Default: a SQLite
 	// file of Run's own.
 	DB *sql.DB
-	// Schema are statements that are executed once, before anything else:
-	// CREATE TABLE …. Default: none, for a DB that has its tables.
+	// Schema are the statements that make the tables, executed once before anything
+	// else; those that begin with INSERT are executed before each run. Empty ones
+	// are skipped, so that a file can be split at its semicolons. Default: none, for
+	// a DB that has its tables.
 	Schema []string
 	// Setup puts rows into the tables, before each run. Default: none.
 	Setup func(ctx context.Context, db *sql.DB) error

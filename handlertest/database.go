@@ -55,10 +55,8 @@ func open(ctx context.Context, c Case) (_ *environment, err error) {
 		e.prefix = store.DefaultPrefix
 	}
 	e.db.SetMaxIdleConns(connections)
-	for _, statement := range c.Schema {
-		if _, err := e.db.ExecContext(ctx, statement); err != nil {
-			return nil, fmt.Errorf("handlertest: Case.Schema: %w", err)
-		}
+	if err := e.schema(ctx, false); err != nil {
+		return nil, err
 	}
 	migrating := e.c.Store
 	migrating.Migrate = true
@@ -134,6 +132,20 @@ func (e *environment) tables(ctx context.Context) (tables []string, err error) {
 	return tables, nil
 }
 
+// schema executes the statements that make tables, or those that fill them.
+func (e *environment) schema(ctx context.Context, inserts bool) error {
+	for _, statement := range e.c.Schema {
+		verb, _, _ := strings.Cut(strings.TrimSpace(statement), " ")
+		if verb == "" || strings.EqualFold(verb, "INSERT") != inserts {
+			continue
+		}
+		if _, err := e.db.ExecContext(ctx, statement); err != nil {
+			return fmt.Errorf("handlertest: Case.Schema: %w", err)
+		}
+	}
+	return nil
+}
+
 // clear empties the tables.
 func (e *environment) clear(ctx context.Context) error {
 	tables, err := e.tables(ctx)
@@ -149,7 +161,10 @@ func (e *environment) clear(ctx context.Context) error {
 
 // reset makes the database as it is before every run.
 func (e *environment) reset(ctx context.Context) error {
-	if err := e.clear(ctx); err != nil || e.c.Setup == nil {
+	if err := e.clear(ctx); err != nil {
+		return err
+	}
+	if err := e.schema(ctx, true); err != nil || e.c.Setup == nil {
 		return err
 	}
 	if err := e.c.Setup(ctx, e.db); err != nil {

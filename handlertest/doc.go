@@ -7,8 +7,7 @@
 //
 //	func TestReserve(t *testing.T) {
 //		handlertest.Run(t, handlertest.Case{
-//			Schema:   []string{"CREATE TABLE stock (pieces BIGINT)", "CREATE TABLE orders (id VARCHAR(36))"},
-//			Setup:    func(ctx context.Context, db *sql.DB) error { … },
+//			Schema:   strings.Split(schema, ";"), // CREATE TABLE …, INSERT INTO …
 //			Handler:  func(app handlertest.App) message.NoPublishHandlerFunc { return newShop(app.DB, app.Publisher).Reserve },
 //			Messages: []*message.Message{order("o1"), order("o2")},
 //			Order:    handlertest.PerKey,

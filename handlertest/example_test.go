@@ -2,7 +2,6 @@ package handlertest_test
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -13,11 +12,7 @@ import (
 // In a test it is handlertest.Run(t, …). Explore does the same anywhere.
 func ExampleExplore() {
 	report, err := handlertest.Explore(context.Background(), handlertest.Case{
-		Schema: []string{"CREATE TABLE stock (pieces BIGINT)"},
-		Setup: func(ctx context.Context, db *sql.DB) error {
-			_, err := db.ExecContext(ctx, "INSERT INTO stock VALUES (10)")
-			return err
-		},
+		Schema: []string{"CREATE TABLE stock (pieces BIGINT)", "INSERT INTO stock VALUES (10)"},
 		Handler: func(app handlertest.App) message.NoPublishHandlerFunc {
 			return func(msg *message.Message) error {
 				_, err := app.DB.ExecContext(msg.Context(), "UPDATE stock SET pieces = pieces - 1")

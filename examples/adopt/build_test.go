@@ -98,6 +98,9 @@ func TestS71_ThePatchesAreTenLinesAndTouchNoHandler(t *testing.T) {
 			files, err := filepath.Glob(filepath.Join(app, "*.go"))
 			require.NoError(t, err)
 			for _, file := range files {
+				if strings.HasSuffix(file, "_test.go") { // they try the handlers with Headrace and without
+					continue
+				}
 				name := filepath.Base(file)
 				was, err := fs.ReadFile(before, name)
 				require.NoError(t, err)
