@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Counterexample is a sequence of events after which an invariant is broken.
@@ -37,6 +38,9 @@ type Side struct {
 	// Counterexample is the shortest sequence that breaks the invariant, or nil.
 	Counterexample *Counterexample
 }
+
+// singles reports whether all sequences with one fault were tried.
+func (s Side) singles() bool { return len(s.Of) > 1 && s.Runs[1] == s.Of[1] }
 
 // String says how much was tried.
 func (s Side) String() string {
@@ -99,9 +103,12 @@ func Explore(ctx context.Context, c Case, progress func(string)) (report Report,
 			continue
 		}
 		name := side.name + " Headrace"
-		s := search{e: e, name: side.name, left: c.Runs, progress: func(far string) { progress(name + ": " + far) }}
+		s := search{
+			e: e, name: side.name, left: c.Runs, until: time.Now().Add(c.Within),
+			progress: func(far string) { progress(name + ": " + far) },
+		}
 		if c.Replay != "" {
-			_, err = s.try(ctx, only)
+			err = s.replay(ctx, only)
 		} else {
 			err = s.all(ctx)
 		}
@@ -120,6 +127,7 @@ type search struct {
 	e        *environment
 	name     string // with or without
 	left     int
+	until    time.Time
 	progress func(string)
 }
 
@@ -141,6 +149,9 @@ func (s *search) all(ctx context.Context) error {
 		}
 		var next []plan
 		for _, p := range level {
+			if time.Now().After(s.until) && s.Runs[0] > 0 {
+				return nil
+			}
 			s.left--
 			s.Runs[faults]++
 			further, err := s.try(ctx, p)
@@ -158,6 +169,20 @@ func (s *search) all(ctx context.Context) error {
 		level = next
 	}
 	return nil
+}
+
+// replay runs one sequence, which must still be one.
+func (s *search) replay(ctx context.Context, p plan) error {
+	out, err := s.e.run(ctx, s.name == with, p)
+	if err == nil && out.taken < len(p.choices) {
+		err = fmt.Errorf("handlertest: Case.Replay %q no longer fits: only %d of its %d faults have a place in\n%s",
+			s.e.c.Replay, out.taken, len(p.choices), numbered(out.story))
+	}
+	if err != nil {
+		return err
+	}
+	_, err = s.try(ctx, p)
+	return err
 }
 
 // try runs one sequence. One that breaks the invariant is run twice.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
@@ -24,14 +25,19 @@ func TestARightHandlerPasses(t *testing.T) {
 		"plain":     shop(plain),
 		"own tx":    shop(ownTx),
 		"returning": returning(),
+		"prepared":  shop(prepared),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for _, kind := range testenv.Databases(t) {
+			kinds := testenv.Databases(t)
+			if name == "returning" || name == "prepared" {
+				kinds = []string{"sqlite"}
+			}
+			for _, kind := range kinds {
 				t.Run(kind, func(t *testing.T) {
 					t.Parallel()
 					c := c
-					c.Runs = 60
+					c.Runs, c.Within = 60, 2*time.Minute
 					if kind != "sqlite" {
 						c.DB = testenv.Open(t, testenv.Database(t, kind))
 					}
@@ -60,6 +66,23 @@ func ownTx(app handlertest.App) message.NoPublishHandlerFunc {
 			return err
 		}
 		if err := tx.Commit(); err != nil {
+			return err
+		}
+		return app.Publisher.Publish(reserved, say(msg))
+	}
+}
+
+// prepared has its statements prepared when it is made.
+func prepared(app handlertest.App) message.NoPublishHandlerFunc {
+	stmt, broken := app.DB.PrepareContext(context.Background(), take)
+	return func(msg *message.Message) error {
+		if broken != nil {
+			return broken
+		}
+		if _, err := stmt.ExecContext(msg.Context()); err != nil {
+			return err
+		}
+		if _, err := app.DB.ExecContext(msg.Context(), write(msg)); err != nil {
 			return err
 		}
 		return app.Publisher.Publish(reserved, say(msg))
@@ -220,6 +243,38 @@ func TestInstancesThatShareALockAreNotStuck(t *testing.T) {
 	require.Nil(t, explore(t, c).Protected.Counterexample)
 }
 
+func TestWhatBreaksOnlyOnceIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	c := shop(plain)
+	asked := 0
+	c.Invariant = func(context.Context, handlertest.State) error {
+		if asked++; asked == 5 {
+			return errors.New("for the fifth time")
+		}
+		return nil
+	}
+	found := explore(t, c).Naked.Counterexample
+	require.False(t, found.Repeated)
+	require.Contains(t, found.String(), "did not break when it was run again")
+}
+
+func TestACodeThatNoLongerFitsIsSaidTo(t *testing.T) {
+	t.Parallel()
+	c := shop(plain)
+	c.Replay = "with 1 40=crash"
+	_, err := handlertest.Explore(t.Context(), c, nil)
+	require.ErrorContains(t, err, "no longer fits")
+}
+
+func TestTheSearchEndsInTime(t *testing.T) {
+	t.Parallel()
+	c := shop(plain)
+	c.Within = time.Nanosecond
+	report := explore(t, c)
+	require.Equal(t, []int{1}, report.Protected.Runs)
+	require.Equal(t, []int{2}, report.Protected.Of)
+}
+
 func TestAPanicIsAFailureAndNothingMore(t *testing.T) {
 	t.Parallel()
 	panics := true
@@ -264,11 +319,11 @@ func TestBadInputIsRefused(t *testing.T) {
 	t.Parallel()
 	msg := message.NewMessage("a", nil)
 	for says, change := range map[string]func(*handlertest.Case){
-		"one of them":                func(c *handlertest.Case) { c.Handler = nil },
-		"Case.Messages is empty":     func(c *handlertest.Case) { c.Messages = nil },
-		"Case.Invariant is required": func(c *handlertest.Case) { c.Invariant = nil },
-		"Case.Runs must be positive": func(c *handlertest.Case) { c.Runs = -1 },
-		"none of Unordered":          func(c *handlertest.Case) { c.Order = 7 },
+		"one of them":                                func(c *handlertest.Case) { c.Handler = nil },
+		"Case.Messages is empty":                     func(c *handlertest.Case) { c.Messages = nil },
+		"Case.Invariant is required":                 func(c *handlertest.Case) { c.Invariant = nil },
+		"Case.Runs and Case.Within must be positive": func(c *handlertest.Case) { c.Runs = -1 },
+		"none of Unordered":                          func(c *handlertest.Case) { c.Order = 7 },
 		"message 2 of Case.Messages is nil": func(c *handlertest.Case) {
 			c.Messages, c.Order = []*message.Message{msg, nil}, handlertest.Unordered
 		},

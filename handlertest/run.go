@@ -28,6 +28,9 @@ func Run(t testing.TB, c Case) Report {
 		return report
 	}
 	t.Logf("with Headrace nothing has broken in: %s", report.Protected)
+	if !report.Protected.singles() {
+		t.Log("not even all sequences with one fault were tried: raise Case.Runs or Case.Within, or send fewer messages")
+	}
 	if c.MustBreak && report.Naked.Counterexample == nil {
 		t.Error("nothing breaks the invariant without Headrace either (Case.MustBreak): can it fail at all? " +
 			"If the handler is right by itself, leave MustBreak out")

@@ -39,6 +39,8 @@ type trial struct {
 	// further are the choices that there are behind the plan's last.
 	point   int
 	further []choice
+	// taken is how many of the plan's choices there were.
+	taken int
 
 	inbox []inboxState
 	// slots hold the instances: the first handles messages in turn, the second
@@ -69,6 +71,7 @@ type outcome struct {
 	story   []string
 	broken  error
 	further []choice
+	taken   int
 }
 
 // run tries one plan. The error says that trying was not possible.
@@ -82,7 +85,7 @@ func (e *environment) run(ctx context.Context, protected bool, p plan) (outcome,
 		inbox: make([]inboxState, p.sent), events: make(chan event),
 	}
 	err := t.play()
-	return outcome{t.story.lines, t.broken, t.further}, errors.Join(err, t.end())
+	return outcome{t.story.lines, t.broken, t.further, t.taken}, errors.Join(err, t.end())
 }
 
 func (t *trial) play() error {
@@ -148,6 +151,7 @@ func (t *trial) choose(choices ...choice) choice {
 		for _, possible := range choices {
 			possible.at = at
 			if possible == c {
+				t.taken++
 				return c
 			}
 		}

@@ -27,7 +27,7 @@ func TestBookRoomCountsEachBookingOnce(t *testing.T) {
 
 	c := handlertest.Case{
 		Schema:    append(strings.Split(schema, ";"), "INSERT INTO rooms VALUES ('7', 0)"),
-		MustBreak: true, Runs: 100,
+		MustBreak: true, Runs: 60,
 		Handler: func(app handlertest.App) message.NoPublishHandlerFunc {
 			events, err := cqrs.NewEventBusWithConfig(app.Publisher, cqrs.EventBusConfig{
 				GeneratePublishTopic: func(cqrs.GenerateEventPublishTopicParams) (string, error) { return "events", nil },

@@ -28,7 +28,7 @@ func try(t *testing.T, name string, c handlertest.Case, invariant string) {
 	t.Setenv("PARTNERS", partners.URL)
 
 	c.Schema = append(strings.Split(schema, ";"), "INSERT INTO customers VALUES ('ada', 0)")
-	c.MustBreak, c.Runs = true, 100
+	c.MustBreak, c.Runs = true, 60
 	for _, order := range []orderPlaced{{"r1", "mill", 2, "ada"}, {"r2", "mill", 3, "ada"}} {
 		payload, err := json.Marshal(order)
 		if err != nil {

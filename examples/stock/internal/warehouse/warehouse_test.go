@@ -60,7 +60,7 @@ func TestChangesMoveEverythingOnce(t *testing.T) {
 			sent(t, "went", warehouse.ProductStockChanged{Product: valve, Quantity: 2}),
 		},
 		Order:     handlertest.Unordered, // changes are deltas
-		MustBreak: true, Runs: 150,
+		MustBreak: true, Runs: 100,
 		Invariant: func(ctx context.Context, s handlertest.State) error {
 			w := warehouse.New(warehouse.Config{DB: s.DB})
 			product, _, err := w.Product(ctx, valve)
@@ -108,7 +108,7 @@ func TestRecommendationsRunOncePerChange(t *testing.T) {
 			sent(t, "due-1", warehouse.RecommendationsDue{Product: valve, Change: "a"}),
 			sent(t, "due-2", warehouse.RecommendationsDue{Product: valve, Change: "b"}),
 		},
-		MustBreak: true, Runs: 100,
+		MustBreak: true, Runs: 60,
 		Invariant: func(ctx context.Context, s handlertest.State) error {
 			product, _, err := warehouse.New(warehouse.Config{DB: s.DB}).Product(ctx, valve)
 			want := warehouse.Recommendation{ToDeliver: ordered, ToOrder: 10, Runs: int64(len(s.Sent))}
