@@ -89,6 +89,21 @@ func (b *Broker) SubscriberFor(group string) (message.Subscriber, error) {
 	return sub, nil
 }
 
+// Backlog counts the messages of a topic that a group has not acked: those that
+// wait, and those in somebody's hands. A topic that doesn't exist has none. Errors
+// match ErrNoBacklog where the broker can't tell.
+func (b *Broker) Backlog(ctx context.Context, topic, group string) (int64, error) {
+	if b.Capabilities.Backlog == nil {
+		return 0, fmt.Errorf("brokers: backlog of topic %s on %s: %w", printable(topic), b.name, ErrNoBacklog)
+	}
+	n, err := b.Capabilities.Backlog(ctx, topic, group)
+	if err != nil {
+		return 0, fmt.Errorf("brokers: backlog of topic %s on %s: %w", printable(topic), b.name, b.secrets.Err(err))
+	}
+
+	return n, nil
+}
+
 // DeleteTopic removes a topic (a queue, a topic's tables) with its messages and
 // what groups have read of it. One that doesn't exist is no error. It is for
 // tests and for cleaning up: nothing asks whether anybody still needs a message.

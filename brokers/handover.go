@@ -83,7 +83,7 @@ func NewHandover(from, to *Broker, cfg HandoverConfig) (message.Subscriber, erro
 		return nil, errors.Join(err, before.Close())
 	}
 	cfg.Logger = cfg.Logger.With(watermill.LogFields{"from": from.Name(), "to": to.Name(), "group": cfg.Group})
-	h := &handover{HandoverConfig: cfg, before: before, after: after, backlog: from.Capabilities.Backlog}
+	h := &handover{HandoverConfig: cfg, before: before, after: after, backlog: from.Backlog}
 	h.closing, h.close = context.WithCancel(context.Background())
 
 	return h, nil

@@ -83,6 +83,46 @@ func TestThePageOnDedupeShowsCodeThatRuns(t *testing.T) {
 	require.NoError(t, hr.Close())
 }
 
+func TestThePageOnSwappingShowsCodeThatRuns(t *testing.T) { //nolint:paralleltest // it sets the environment
+	blocks := codeBlocks(t, "../../docs/swap.md")
+	require.Len(t, blocks, 1)
+	require.Contains(t, read(t, "swap.go"), blocks[0])
+
+	open := func() *brokers.Broker {
+		b, err := brokers.Open(t.Context(), "mem:", brokers.Config{
+			Openers: map[string]brokers.Opener{"mem": mem.Open}, Group: "store",
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close()) })
+		return b
+	}
+	from, to := open(), open()
+	for _, step := range []struct {
+		send, read string
+		publisher  message.Publisher
+		subscriber message.Subscriber // nil: a handover
+	}{
+		{"", "", from.Publisher, from.Subscriber},
+		{"hold", "", brokers.Held{}, from.Subscriber},
+		{"new", "", to.Publisher, from.Subscriber},
+		{"new", "drain", to.Publisher, nil},
+		{"new", "new", to.Publisher, to.Subscriber},
+	} {
+		t.Setenv("SWAP_SEND", step.send)
+		t.Setenv("SWAP_READ", step.read)
+		publisher, subscriber, err := sides(from, to, brokers.HandoverConfig{Group: "store"})
+		require.NoError(t, err)
+		require.Equal(t, step.publisher, publisher)
+		if step.subscriber == nil {
+			require.NotSame(t, from.Subscriber, subscriber)
+			require.NotSame(t, to.Subscriber, subscriber)
+			require.NoError(t, subscriber.Close())
+			continue
+		}
+		require.Same(t, step.subscriber, subscriber)
+	}
+}
+
 // Links to files that aren't there help nobody.
 func TestTheREADMEsLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -241,7 +242,7 @@ func (s *swap) play(from, to string, m mistake) {
 	s.listens.To = s.urls[to]
 	listener = s.listens.start(s.t)
 	s.hear(20)
-	if m == noMistake {
+	if m == noMistake && !slices.Contains([]string{from, to}, sqs) { // once is enough
 		listener.kill()
 		listener = s.listens.start(s.t)
 	}
@@ -270,7 +271,7 @@ func (s *swap) drained(broker string) {
 
 func (s *swap) backlog(broker string) int64 {
 	s.t.Helper()
-	n, err := s.brokers[broker].Capabilities.Backlog(s.t.Context(), s.topic, s.group)
+	n, err := s.brokers[broker].Backlog(s.t.Context(), s.topic, s.group)
 	require.NoError(s.t, err)
 	return n
 }
