@@ -17,12 +17,13 @@ import (
 
 // Config says what to protect. Service and Publisher are required.
 type Config struct {
-	// Service is the name under which handlers remember messages. Two services
-	// on one database must have different ones (two of one name look like two
-	// instances of one service, and skip each other's messages), and it must stay the
-	// same over deploys. Unless they also publish to the same brokers, under the same names
-	// of destinations, each needs tables of its own (Store.Prefix, Store.Schema):
-	// the forwarders of one outbox send each other's messages.
+	// Service is the name under which handlers remember messages and under which
+	// what they publish is relayed. Two services on one database must have
+	// different ones (two of one name look like two instances of one service, and
+	// skip and relay each other's messages). It must stay the same over deploys:
+	// what is left in the outbox under another name is sent by nobody (`headrace
+	// doctor` says so). All instances of a service publish to the same brokers. At
+	// most 100 bytes.
 	Service string
 	// Publisher is the application's own: what was committed is sent with it. It
 	// must be safe for concurrent use.
@@ -66,7 +67,7 @@ type Config struct {
 	// Store, Dedupe, Purge and Forwarder hold the parts' finer settings. A field
 	// that exists above too is taken from there when it is set there. The
 	// database's dialect is asked for where Store doesn't say it, and
-	// Forwarder.Name is "service@host" by default.
+	// Forwarder.Name is the host's name by default.
 	Store     store.Config
 	Dedupe    middleware.DedupeConfig
 	Purge     middleware.PurgeConfig
@@ -86,6 +87,8 @@ func (c Config) validate() error {
 		return errors.New(`headrace: Config.Destinations has "default", which is Config.Publisher's name`)
 	case c.Dedupe.Outbox != nil:
 		return errors.New("headrace: Config.Dedupe.Outbox is New's to make; leave it empty")
+	case c.Forwarder.Service != "":
+		return errors.New("headrace: Config.Forwarder.Service is Config.Service; leave it empty")
 	case c.Dedupe.Consumer != "":
 		return errors.New("headrace: Config.Dedupe.Consumer would be shared by every handler, " +
 			"so that one would swallow another's messages; leave it empty")
@@ -111,8 +114,9 @@ func (c Config) spread() Config {
 	if c.Logger != nil {
 		c.Store.Logger, c.Dedupe.Logger, c.Purge.Logger, c.Forwarder.Logger = c.Logger, c.Logger, c.Logger, c.Logger
 	}
+	c.Forwarder.Service = c.Service
 	if c.Forwarder.Name == "" {
-		c.Forwarder.Name = c.instance()
+		c.Forwarder.Name = hostName()
 	}
 	for _, hooks := range []*[]any{&c.Store.Hooks, &c.Dedupe.Hooks, &c.Purge.Hooks, &c.Forwarder.Hooks} {
 		*hooks = append((*hooks)[:len(*hooks):len(*hooks)], c.Hooks...)
@@ -120,12 +124,11 @@ func (c Config) spread() Config {
 	return c
 }
 
-// instance names this process for `headrace status`, or is "" where service and
-// host make no name for a lease.
-func (c Config) instance() string {
-	host, err := os.Hostname()
-	name := c.Service + "@" + host
-	const enough = 128 // a random part is added
+// hostName names this process for `headrace status`, or is "" where the host's
+// name can't stand in a lease.
+func hostName() string {
+	name, err := os.Hostname()
+	const enough = 64 // the service and a random part are added
 	if err != nil || len(name) > enough || store.CheckLeaseName(name) != nil {
 		return ""
 	}

@@ -116,7 +116,9 @@ func (p *Plugin) build() (err error) {
 	}
 	destinations[forwarder.DefaultDestination] = p.cfg.Publisher
 	for name, real := range destinations {
-		outbox, err := forwarder.NewOutbox(p.store, forwarder.OutboxConfig{Destination: name, Key: p.cfg.Key})
+		outbox, err := forwarder.NewOutbox(p.store, forwarder.OutboxConfig{
+			Service: p.cfg.Service, Destination: name, Key: p.cfg.Key,
+		})
 		if err != nil {
 			return fmt.Errorf("headrace: %w", err)
 		}

@@ -116,11 +116,11 @@ func TestAttachedHandlersTakeEffectOnceAndTheirMessagesAreSent(t *testing.T) {
 	require.NoError(t, hr.Drain(t.Context()))
 }
 
-func TestTheForwarderIsNamedAfterServiceAndHost(t *testing.T) {
+func TestTheForwarderIsNamedAfterTheHostAndServesTheService(t *testing.T) {
 	t.Parallel()
 	host, err := os.Hostname()
 	require.NoError(t, err)
-	for service, want := range map[string]string{"shop": "shop@" + host + "-", "Lädchen": "forwarder-"} {
+	for _, service := range []string{"shop", "Lädchen", "a/b c's \\ \"?%", strings.Repeat("s", 100)} {
 		b := setup(t)
 		b.cfg.Service = service
 		hr := b.open(t)
@@ -129,7 +129,13 @@ func TestTheForwarderIsNamedAfterServiceAndHost(t *testing.T) {
 		leases, err := hr.Store().Leases(t.Context(), "outbox/")
 		require.NoError(t, err)
 		require.NotEmpty(t, leases)
-		require.True(t, strings.HasPrefix(leases[0].Owner, want), leases[0].Owner)
+		require.True(t, strings.HasPrefix(leases[0].Owner, host+"-"), leases[0].Owner)
+		partition, ok := forwarder.LeasedPartition(leases[0].Name)
+		require.True(t, ok, leases[0].Name)
+		require.Equal(t, service, partition.Service)
+
+		require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("1", nil)))
+		require.NoError(t, hr.Drain(t.Context()))
 	}
 }
 

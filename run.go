@@ -175,7 +175,7 @@ const (
 	countTimeout = 5 * time.Second
 )
 
-// Drain waits until nothing is left in the outbox, relaying by itself where
+// Drain waits until nothing of the service is left in the outbox, relaying by itself where
 // neither Attach nor Run does. It is the last step of a removal: when the
 // protected instances are gone, a program that still has New, Drain and Close
 // sends what they left behind.
@@ -190,7 +190,7 @@ func (p *Plugin) Drain(ctx context.Context) error {
 	ticker := time.NewTicker(drainInterval)
 	defer ticker.Stop()
 	for {
-		waiting, err := p.store.WaitingPartitions(ctx)
+		waiting, err := p.store.WaitingPartitions(ctx, p.cfg.Service)
 		if err == nil && len(waiting) == 0 {
 			return nil
 		}
@@ -242,6 +242,9 @@ func (p *Plugin) left(ctx context.Context) error {
 	}
 	var left []string
 	for _, c := range counts {
+		if c.Service != p.cfg.Service {
+			continue
+		}
 		line := fmt.Sprintf("%d for topic %q of destination %q", c.Unsent, c.Topic, c.Destination)
 		if c.LastError != "" {
 			line += " (" + c.LastError + ")"

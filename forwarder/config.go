@@ -3,7 +3,9 @@ package forwarder
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/google/uuid"
@@ -14,6 +16,11 @@ import (
 
 // Config says how the forwarder works. Its zero value is usable.
 type Config struct {
+	// Service is whose rows are relayed: those of outboxes with the same
+	// OutboxConfig.Service. The forwarders of one service share its rows, and must
+	// be given the same destinations; those of different services leave each
+	// other's alone. Default "", the rows that name no service.
+	Service string
 	// Name tells this forwarder's leases from others' in `headrace status`, with
 	// a random part added at every start. Default "forwarder".
 	Name string
@@ -81,7 +88,10 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) validate() error {
-	if err := store.CheckLeaseName(memberPrefix + c.owner()); err != nil {
+	if err := checkService(c.Service); err != nil {
+		return fmt.Errorf("forwarder: Config.Service: %w", err)
+	}
+	if err := store.CheckLeaseName(memberLease(c.Service, c.owner())); err != nil {
 		return fmt.Errorf("forwarder: Config.Name: %w", err)
 	}
 	for name, n := range map[string]int{
@@ -104,6 +114,18 @@ func (c Config) validate() error {
 	}
 	if c.MaxPollInterval < c.PollInterval || c.MaxRetryBackoff < c.RetryBackoff {
 		return errors.New("forwarder: Config.MaxPollInterval and MaxRetryBackoff must not be below PollInterval and RetryBackoff")
+	}
+	return nil
+}
+
+// maxService leaves room for a forwarder's name in the names of leases, where
+// letters beyond ASCII take three to nine bytes each.
+const maxService = 100
+
+func checkService(service string) error {
+	if !utf8.ValidString(service) || strings.ContainsRune(service, 0) || len(leaseService(service)) > maxService {
+		return fmt.Errorf("%q must be UTF-8 without NUL, and at most %d bytes as a part of a URL's path, not %d",
+			store.Identity(service), maxService, len(leaseService(service)))
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ func (p *partition) lookAtEverything(ctx context.Context, after int64) (bool, er
 	if now.Sub(l.at) >= pause {
 		l.above = beforeAll
 		if l.cost > p.f.late.cheap && !l.at.IsZero() {
-			open, err := p.f.store.OpenOutboxWrites(ctx, p.number, l.marked)
+			open, err := p.f.store.OpenOutboxWrites(ctx, p.id, l.marked)
 			if err != nil {
 				return false, err
 			}
@@ -104,7 +104,7 @@ func (p *partition) lookAtEverything(ctx context.Context, after int64) (bool, er
 	if l.above == beforeAll {
 		return true, nil
 	}
-	left, ended, err := p.f.store.EndedOutboxWrites(ctx, p.number, l.open)
+	left, ended, err := p.f.store.EndedOutboxWrites(ctx, p.id, l.open)
 	if err != nil {
 		return false, err
 	}
@@ -114,7 +114,7 @@ func (p *partition) lookAtEverything(ctx context.Context, after int64) (bool, er
 
 func (p *partition) lowestUnread(ctx context.Context, above, upTo int64) (lowest int64, err error) {
 	for {
-		rows, err := p.f.store.OutboxBetween(ctx, p.number, above, upTo, latePage)
+		rows, err := p.f.store.OutboxBetween(ctx, p.id, above, upTo, latePage)
 		if err != nil {
 			return 0, err
 		}

@@ -24,6 +24,10 @@ var ErrNoUUID = errors.New("message has no UUID: make it with message.NewMessage
 
 // OutboxConfig says how messages are written. Its zero value is usable.
 type OutboxConfig struct {
+	// Service is whose forwarders send the messages, those with the same
+	// Config.Service. Services that share Headrace's tables need one each. Default
+	// "".
+	Service string
 	// Destination names the publisher that the forwarder sends the messages
 	// with. Default "default".
 	Destination string
@@ -47,6 +51,9 @@ func NewOutbox(st *store.Store, cfg OutboxConfig) (*Outbox, error) {
 	}
 	if cfg.Destination == "" {
 		cfg.Destination = DefaultDestination
+	}
+	if err := checkService(cfg.Service); err != nil {
+		return nil, fmt.Errorf("forwarder: OutboxConfig.Service: %w", err)
 	}
 	if len(cfg.Destination) > store.MaxIdentity {
 		return nil, fmt.Errorf("forwarder: OutboxConfig.Destination is longer than %d bytes", store.MaxIdentity)
@@ -116,7 +123,7 @@ func (o *Outbox) rows(topic string, msgs []*message.Message) ([]store.OutboxRow,
 		msgmeta.StripDelivery(&out)
 		msgmeta.SetKey(&out, key)
 		rows[i] = store.OutboxRow{
-			MessageID: msg.UUID, Destination: o.cfg.Destination, Topic: topic, Key: key,
+			Service: o.cfg.Service, MessageID: msg.UUID, Destination: o.cfg.Destination, Topic: topic, Key: key,
 			Payload: msg.Payload, Metadata: out.Metadata,
 		}
 	}

@@ -3,6 +3,7 @@ package forwarder
 import (
 	"context"
 	"maps"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,7 +15,8 @@ import (
 )
 
 // Names of the leases. Every forwarder holds one as a member, so that the others
-// know how many share the partitions, and one for each partition that it owns.
+// of its service know how many share the partitions, and one for each partition
+// that it owns.
 const (
 	memberPrefix    = "forwarder/"
 	partitionPrefix = "outbox/"
@@ -24,13 +26,48 @@ const (
 const forgetMembers = 10 * time.Minute
 
 // PartitionLease is the name of the lease on a partition of the outbox.
-func PartitionLease(partition int) string { return partitionPrefix + strconv.Itoa(partition) }
+func PartitionLease(p store.Partition) string {
+	return partitionPrefix + leaseService(p.Service) + "/" + strconv.Itoa(p.Number)
+}
+
+// LeasedPartition is the partition that a lease is on; ok is false when it is on
+// something else.
+func LeasedPartition(lease string) (p store.Partition, ok bool) {
+	rest, ok := strings.CutPrefix(lease, partitionPrefix)
+	service, number, cut := strings.Cut(rest, "/")
+	if !ok || !cut {
+		return p, false
+	}
+	var err, numberErr error
+	p.Service, err = url.PathUnescape(service)
+	p.Number, numberErr = strconv.Atoi(number)
+	ok = err == nil && numberErr == nil && p.Number >= 0 && p.Number < store.OutboxPartitions && PartitionLease(p) == lease
+	return p, ok
+}
+
+// MemberService is the service for which a lease's owner takes part in relaying;
+// ok is false when the lease says nothing of that.
+func MemberService(lease string) (service string, ok bool) {
+	rest, ok := strings.CutPrefix(lease, memberPrefix)
+	escaped, _, cut := strings.Cut(rest, "/")
+	service, err := url.PathUnescape(escaped)
+	return service, ok && cut && err == nil
+}
+
+// leaseService is a service's name as it stands in the names of leases.
+func leaseService(service string) string { return url.PathEscape(service) }
+
+// memberLease is held by each forwarder of a service.
+func memberLease(service, owner string) string {
+	return memberPrefix + leaseService(service) + "/" + owner
+}
 
 // ownership keeps this forwarder's share of the partitions: it renews leases,
 // takes what is free up to a fair share, and gives back what is above it.
 type ownership struct {
-	f     *Forwarder
-	owner string
+	f       *Forwarder
+	owner   string
+	service string
 
 	mu         sync.Mutex
 	partitions map[int]*partition
@@ -41,7 +78,7 @@ type ownership struct {
 }
 
 func newOwnership(f *Forwarder) *ownership {
-	return &ownership{f: f, owner: f.cfg.owner(), partitions: map[int]*partition{}, leaving: map[int]*partition{}}
+	return &ownership{f: f, owner: f.cfg.owner(), service: f.cfg.Service, partitions: map[int]*partition{}, leaving: map[int]*partition{}}
 }
 
 // run balances at a third of the lease's time and polls in between.
@@ -76,22 +113,30 @@ func (o *ownership) run(ctx context.Context) error {
 func (o *ownership) look(ctx context.Context) (found bool) {
 	bounded, cancel := context.WithTimeout(ctx, o.f.cfg.LeaseTTL/3)
 	defer cancel()
-	waiting, err := o.f.store.WaitingPartitions(bounded)
+	waiting, err := o.f.store.WaitingPartitions(bounded, o.service)
 	if err != nil {
 		if ctx.Err() == nil {
 			o.f.cfg.Logger.Error("Looking for outbox rows failed, trying again", err, nil)
 		}
 		return false
 	}
-	o.wake(waiting)
+	if len(waiting) > 0 {
+		o.wake(waiting)
+	}
 	return len(waiting) > 0
 }
 
-func (o *ownership) wake(partitions []int) {
+// wake is given partitions that have new rows, of any service, or none for all.
+func (o *ownership) wake(partitions []store.Partition) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for _, n := range partitions {
-		if p := o.partitions[n]; p != nil {
+	for _, written := range partitions {
+		if p := o.partitions[written.Number]; p != nil && written.Service == o.service {
+			p.signal()
+		}
+	}
+	if len(partitions) == 0 {
+		for _, p := range o.partitions {
 			p.signal()
 		}
 	}
@@ -110,7 +155,7 @@ func (o *ownership) balance(ctx context.Context) {
 
 func (o *ownership) tryBalance(ctx context.Context) error {
 	asked := o.f.cfg.Clock.Now()
-	if _, _, err := o.f.store.AcquireLease(ctx, memberPrefix+o.owner, o.owner, o.f.cfg.LeaseTTL); err != nil {
+	if _, _, err := o.f.store.AcquireLease(ctx, memberLease(o.service, o.owner), o.owner, o.f.cfg.LeaseTTL); err != nil {
 		return err
 	}
 	held, err := o.f.store.RenewLeases(ctx, "", o.owner, o.f.cfg.LeaseTTL)
@@ -137,8 +182,8 @@ func (o *ownership) tryBalance(ctx context.Context) error {
 func (o *ownership) keep(held []store.Lease, until time.Time) (strays []store.Lease) {
 	still := map[int]store.Lease{}
 	for _, lease := range held {
-		if n, ok := partitionOf(lease.Name); ok {
-			still[n] = lease
+		if p, ok := LeasedPartition(lease.Name); ok && p.Service == o.service {
+			still[p.Number] = lease
 		}
 	}
 	for n, p := range o.snapshot() {
@@ -179,11 +224,11 @@ func (o *ownership) survey(ctx context.Context) (share int, free []int, err erro
 			}
 			continue
 		}
-		if strings.HasPrefix(lease.Name, memberPrefix) {
+		if service, ok := MemberService(lease.Name); ok && service == o.service {
 			members++
 		}
-		if n, ok := partitionOf(lease.Name); ok {
-			taken[n] = true
+		if p, ok := LeasedPartition(lease.Name); ok && p.Service == o.service {
+			taken[p.Number] = true
 		}
 	}
 	if dead > 0 {
@@ -224,7 +269,8 @@ func (o *ownership) grow(ctx context.Context, share int, free []int, renewed tim
 			continue
 		}
 		asked := o.f.cfg.Clock.Now()
-		lease, ok, err := o.f.store.AcquireLease(ctx, PartitionLease(n), o.owner, o.f.cfg.LeaseTTL)
+		id := store.Partition{Service: o.service, Number: n}
+		lease, ok, err := o.f.store.AcquireLease(ctx, PartitionLease(id), o.owner, o.f.cfg.LeaseTTL)
 		if err != nil {
 			return err
 		}
@@ -232,7 +278,7 @@ func (o *ownership) grow(ctx context.Context, share int, free []int, renewed tim
 			continue // another forwarder was quicker
 		}
 		// This context ends with the balancing; drop ends the partition.
-		p := o.f.startPartition(context.WithoutCancel(ctx), n, lease, asked.Add(o.f.cfg.LeaseTTL))
+		p := o.f.startPartition(context.WithoutCancel(ctx), id, lease, asked.Add(o.f.cfg.LeaseTTL))
 		o.mu.Lock()
 		o.partitions[n] = p
 		o.mu.Unlock()
@@ -291,7 +337,7 @@ func (o *ownership) releaseAll(ctx context.Context) {
 	o.drops.Wait()
 	bounded, cancel := context.WithTimeout(ctx, o.f.cfg.CloseTimeout)
 	defer cancel()
-	if err := o.f.store.DeleteLease(bounded, memberPrefix+o.owner, o.owner); err != nil {
+	if err := o.f.store.DeleteLease(bounded, memberLease(o.service, o.owner), o.owner); err != nil {
 		o.f.cfg.Logger.Error("Signing off failed: other forwarders take its share when its lease is over", err, nil)
 	}
 }
@@ -301,15 +347,6 @@ func (o *ownership) release(ctx context.Context, p *partition) {
 	defer cancel()
 	if err := o.f.store.ReleaseLease(ctx, p.lease); err != nil {
 		o.f.cfg.Logger.Error("Releasing a partition failed: it moves when its lease is over", err,
-			watermill.LogFields{"partition": p.number})
+			watermill.LogFields{"partition": p.id.Number})
 	}
-}
-
-func partitionOf(lease string) (int, bool) {
-	number, ok := strings.CutPrefix(lease, partitionPrefix)
-	if !ok {
-		return 0, false
-	}
-	n, err := strconv.Atoi(number)
-	return n, err == nil && n >= 0 && n < store.OutboxPartitions && strconv.Itoa(n) == number
 }

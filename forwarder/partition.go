@@ -18,9 +18,9 @@ import (
 // partition relays the rows of one partition for as long as its lease lasts. One
 // goroutine runs it.
 type partition struct {
-	f      *Forwarder
-	number int
-	lease  store.Lease
+	f     *Forwarder
+	id    store.Partition
+	lease store.Lease
 	// until is the end of the lease by this machine's monotonic clock, counted
 	// from before the renewal was asked for, so never later than the database's.
 	until atomic.Pointer[time.Time]
@@ -44,10 +44,10 @@ type partition struct {
 	limit readLimit
 }
 
-func (f *Forwarder) startPartition(ctx context.Context, number int, lease store.Lease, until time.Time) *partition {
+func (f *Forwarder) startPartition(ctx context.Context, id store.Partition, lease store.Lease, until time.Time) *partition {
 	ctx, stop := context.WithCancel(ctx)
 	p := &partition{
-		f: f, number: number, lease: lease,
+		f: f, id: id, lease: lease,
 		wake: make(chan struct{}, 1), stop: stop, done: make(chan struct{}),
 		holds: newHolds(f.cfg.RetryBackoff, f.cfg.MaxRetryBackoff),
 		late:  lateness{above: beforeAll},
@@ -95,7 +95,7 @@ func (p *partition) run(ctx context.Context) {
 			failures = 0
 		} else {
 			failures++
-			p.f.cfg.Logger.Error("Reading the outbox failed, trying again", err, watermill.LogFields{"partition": p.number})
+			p.f.cfg.Logger.Error("Reading the outbox failed, trying again", err, watermill.LogFields{"partition": p.id.Number})
 			p.pause(ctx, min(p.holds.pause(failures), p.f.cfg.MaxPollInterval))
 			p.signal()
 		}
@@ -171,7 +171,7 @@ const readTimeout = time.Minute
 func (p *partition) read(ctx context.Context, after int64) ([]store.OutboxRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	rows, err := p.f.store.ReadOutbox(ctx, p.number, after, p.limit.rows, p.f.cfg.BatchBytes)
+	rows, err := p.f.store.ReadOutbox(ctx, p.id, after, p.limit.rows, p.f.cfg.BatchBytes)
 	p.limit.learn(rows, err)
 	return rows, err
 }
@@ -215,7 +215,7 @@ func (p *partition) reportSlow(rows []store.OutboxRow) {
 		}
 	}
 	p.f.cfg.Logger.Error("Publishing takes long", errSlow, watermill.LogFields{
-		"partition": p.number, "rows": len(rows), "destinations": destinations,
+		"partition": p.id.Number, "rows": len(rows), "destinations": destinations,
 	})
 }
 
@@ -239,7 +239,7 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	p.remember(ctx, out)
 	p.confirm(ctx, out.published)
 	stats := PublishStats{
-		Partition: p.number, Published: len(out.published), Failed: len(out.failed),
+		Partition: p.id.Number, Published: len(out.published), Failed: len(out.failed),
 		Held: len(rows) - len(out.published) - len(out.failed),
 		Took: p.f.cfg.Clock.Since(began),
 	}
@@ -269,8 +269,8 @@ func (p *partition) remember(ctx context.Context, out outcome) {
 			"message_id": f.row.MessageID, "destination": f.row.Destination, "topic": f.row.Topic,
 			"key": f.row.Key, "attempts": f.row.Attempts + 1,
 		})
-		if err := p.f.store.FailOutbox(context.WithoutCancel(ctx), p.number, f.row.ID, f.err); err != nil {
-			p.f.cfg.Logger.Error("Recording a failed publish failed", err, watermill.LogFields{"partition": p.number})
+		if err := p.f.store.FailOutbox(context.WithoutCancel(ctx), p.id, f.row.ID, f.err); err != nil {
+			p.f.cfg.Logger.Error("Recording a failed publish failed", err, watermill.LogFields{"partition": p.id.Number})
 		}
 	}
 }
@@ -295,7 +295,7 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 		defer cancel()
 		n, again, err := p.tryConfirm(bounded, ids)
 		step.Reach(ctx, step.RelayAfterConfirm)
-		fields := watermill.LogFields{"partition": p.number, "published": len(ids), "confirmed": n}
+		fields := watermill.LogFields{"partition": p.id.Number, "published": len(ids), "confirmed": n}
 		if err != nil {
 			p.unsettled.Store(true)
 			p.f.cfg.Logger.Error("Confirming published rows failed: they will be published again", err, fields)
@@ -312,7 +312,7 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 // try may have removed the rows.
 func (p *partition) tryConfirm(ctx context.Context, ids []int64) (n int64, again bool, err error) {
 	for failures := 1; ; failures++ {
-		n, err = p.f.store.ConfirmOutbox(ctx, p.lease, p.number, ids)
+		n, err = p.f.store.ConfirmOutbox(ctx, p.lease, p.id, ids)
 		if err == nil || ctx.Err() != nil || !p.owned() {
 			return n, failures > 1, err
 		}

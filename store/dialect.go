@@ -2,6 +2,7 @@ package store
 
 import (
 	"database/sql"
+	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -42,6 +43,21 @@ func (d Dialect) rebind(query string) string {
 		return sqlx.Rebind(sqlx.DOLLAR, query)
 	}
 	return query
+}
+
+// literal spells a text out for a statement that is not to bind it. The text must
+// be UTF-8 without NUL.
+func (d Dialect) literal(text string) string {
+	switch d {
+	case MySQL: // whether backslashes escape is a setting there
+		return "x'" + hex.EncodeToString([]byte(text)) + "'"
+	case SQLite, Postgres:
+	}
+	quoted := "'" + strings.ReplaceAll(text, "'", "''") + "'"
+	if d == Postgres { // as it is there, unless the string says that they do
+		quoted = "E" + strings.ReplaceAll(quoted, `\`, `\\`)
+	}
+	return quoted
 }
 
 func (d Dialect) validate() error {

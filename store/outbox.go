@@ -19,12 +19,23 @@ import (
 // work, and one forwarder read them all without many round trips.
 const OutboxPartitions = 16
 
+// Partition is a shard of a service's rows in the outbox.
+type Partition struct {
+	// Service whose rows they are; "" for rows that name none.
+	Service string
+	// Number is from 0 to OutboxPartitions-1.
+	Number int
+}
+
 // OutboxRow is a message on its way out.
 type OutboxRow struct {
 	// ID orders the rows of a key; set by the database.
 	ID int64
-	// Partition is derived from the key, or from the message id where there is
-	// none; set by InsertOutbox.
+	// Service is whose relay sends it: services that share the tables have one
+	// each.
+	Service string
+	// Partition is the number that is derived from the key, or from the message id
+	// where there is none; set by InsertOutbox.
 	Partition   int
 	MessageID   string
 	Destination string
@@ -67,16 +78,16 @@ const (
 // commit of their unit of work wakes the process's forwarders.
 //
 // Errors match ErrContent when a row can't be stored as it is: its id, topic or
-// destination is empty, its sequence negative, or one of them, its key or its
-// metadata is not UTF-8 or holds a NUL, which no database column and few brokers
-// can carry, or is too long; then none is written.
+// destination is empty, its sequence negative, or one of them, its service, its
+// key or its metadata is not UTF-8 or holds a NUL, which no database column and
+// few brokers can carry, or is too long; then none is written.
 func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
 	metadata := make([]string, len(rows))
-	partitions := make([]int, len(rows))
+	partitions := make([]Partition, len(rows))
 	for i := range rows {
 		var err error
 		rows[i].Partition = outboxPartition(rows[i])
-		partitions[i] = rows[i].Partition
+		partitions[i] = Partition{rows[i].Service, rows[i].Partition}
 		if metadata[i], err = encodeMetadata(rows[i]); err != nil {
 			return fmt.Errorf("store: write to outbox: %w", err)
 		}
@@ -107,11 +118,11 @@ func chunk(rows []OutboxRow) int {
 }
 
 func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow, metadata []string) error {
-	const columns = "partition_no, message_id, destination, topic, message_key, sequence, payload, metadata"
-	const values = "(?, ?, ?, ?, ?, ?, ?, ?)"
-	args := make([]any, 0, len(rows)*8)
+	const columns = "service, partition_no, message_id, destination, topic, message_key, sequence, payload, metadata"
+	const values = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	args := make([]any, 0, len(rows)*9)
 	for i, row := range rows {
-		args = append(args, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key),
+		args = append(args, row.Service, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key),
 			sql.NullInt64{Int64: row.Sequence, Valid: row.Sequence != 0}, nullBytes(row.Payload), metadata[i])
 	}
 	query := "INSERT INTO " + s.names.outbox + " (" + columns + ") VALUES " + values + strings.Repeat(", "+values, len(rows)-1)
@@ -135,6 +146,7 @@ func encodeMetadata(row OutboxRow) (string, error) {
 		limit       int
 	}{
 		{"id", row.MessageID, maxOutboxID},
+		{"service", row.Service, MaxIdentity},
 		{"topic", row.Topic, maxTopic},
 		{"destination", row.Destination, maxTopic},
 		{"key", row.Key, maxOutboxKey},
@@ -159,21 +171,27 @@ func encodeMetadata(row OutboxRow) (string, error) {
 	return string(encoded), err
 }
 
-// WaitingPartitions returns the partitions that have any row, in one cheap query.
-func (s *Store) WaitingPartitions(ctx context.Context) ([]int, error) {
+// WaitingPartitions returns a service's partitions that have any row, in one
+// cheap query.
+func (s *Store) WaitingPartitions(ctx context.Context, service string) ([]Partition, error) {
 	// Every term reads the one row of meta, because databases disagree on how a
 	// SELECT without a table is written.
-	terms := make([]string, OutboxPartitions)
+	terms, args := make([]string, OutboxPartitions), make([]any, OutboxPartitions)
 	for p := range terms {
 		terms[p] = fmt.Sprintf("SELECT %d AS p FROM %s WHERE name = 'min_program' AND EXISTS "+
-			"(SELECT 1 FROM %s WHERE partition_no = %d)", p, s.names.meta, s.names.outbox, p)
+			"(SELECT 1 FROM %s WHERE service = ? AND partition_no = %d)", p, s.names.meta, s.names.outbox, p)
+		args[p] = service
 	}
-	var waiting []int
+	var numbers []int
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &waiting, strings.Join(terms, " UNION ALL "))
+		return conn.SelectContext(ctx, &numbers, s.dialect.rebind(strings.Join(terms, " UNION ALL ")), args...)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: look for waiting partitions: %w", err)
+	}
+	waiting := make([]Partition, len(numbers))
+	for i, n := range numbers {
+		waiting[i] = Partition{service, n}
 	}
 	return waiting, nil
 }
@@ -182,9 +200,9 @@ func (s *Store) WaitingPartitions(ctx context.Context) ([]int, error) {
 // lease still has its owner and epoch. It returns how many were removed; fewer
 // than given means that the lease or the rows were taken by somebody else.
 //
-// The statement spells its numbers out instead of binding them: each batch would
+// The statement spells everything out instead of binding it: each batch would
 // otherwise leave a prepared statement of its own on the connection.
-func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition int, ids []int64) (int64, error) {
+func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition Partition, ids []int64) (int64, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
@@ -192,7 +210,8 @@ func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition int, i
 		return 0, fmt.Errorf("store: confirm outbox: %w", err)
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "DELETE FROM %s WHERE partition_no = %d AND id IN (", s.names.outbox, partition)
+	fmt.Fprintf(&b, "DELETE FROM %s WHERE service = %s AND partition_no = %d AND id IN (",
+		s.names.outbox, s.dialect.literal(partition.Service), partition.Number)
 	for i, id := range ids {
 		if i > 0 {
 			b.WriteByte(',')
@@ -210,11 +229,11 @@ func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition int, i
 }
 
 // FailOutbox records a failed publish. The text is cut at 2,000 bytes.
-func (s *Store) FailOutbox(ctx context.Context, partition int, id int64, cause error) error {
+func (s *Store) FailOutbox(ctx context.Context, partition Partition, id int64, cause error) error {
 	text := plainText(cause.Error(), maxError)
 	query := s.dialect.rebind("UPDATE " + s.names.outbox +
-		" SET attempts = attempts + 1, last_error = ? WHERE partition_no = ? AND id = ?")
-	if _, err := s.autocommit(ctx, query, text, partition, id); err != nil {
+		" SET attempts = attempts + 1, last_error = ? WHERE service = ? AND partition_no = ? AND id = ?")
+	if _, err := s.autocommit(ctx, query, text, partition.Service, partition.Number, id); err != nil {
 		return fmt.Errorf("store: record failed publish: %w", err)
 	}
 	return nil

@@ -9,8 +9,10 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// OutboxCount says what waits in the outbox for one topic of one destination.
+// OutboxCount says what waits in the outbox for one topic of one destination of a
+// service.
 type OutboxCount struct {
+	Service     string `db:"service" json:"service"`
 	Destination string `db:"destination" json:"destination"`
 	Topic       string `db:"topic" json:"topic"`
 	Unsent      int64  `db:"unsent" json:"unsent"`
@@ -28,9 +30,10 @@ type OutboxCount struct {
 func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
 	var counts []OutboxCount
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &counts, "SELECT destination, topic, count(*) AS unsent, "+
+		return conn.SelectContext(ctx, &counts, "SELECT service, destination, topic, count(*) AS unsent, "+
 			"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+
-			s.outboxAge()+" AS age_us FROM "+s.names.outbox+" GROUP BY destination, topic ORDER BY destination, topic")
+			s.outboxAge()+" AS age_us FROM "+s.names.outbox+
+			" GROUP BY service, destination, topic ORDER BY service, destination, topic")
 	})
 	if err != nil {
 		return nil, fmt.Errorf("store: count outbox: %w", err)
@@ -43,8 +46,9 @@ func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
 
 // PartitionCount says what waits in one partition of the outbox.
 type PartitionCount struct {
-	Partition int   `db:"partition_no" json:"partition"`
-	Unsent    int64 `db:"unsent"       json:"unsent"`
+	Service   string `db:"service"      json:"service"`
+	Partition int    `db:"partition_no" json:"partition"`
+	Unsent    int64  `db:"unsent"       json:"unsent"`
 	// OldestAge is how long the oldest row has been waiting, by the database's
 	// clock.
 	OldestAge time.Duration `db:"-"      json:"oldest_age"`
@@ -55,8 +59,9 @@ type PartitionCount struct {
 // It reads the whole table.
 func (s *Store) CountOutboxPartitions(ctx context.Context) ([]PartitionCount, error) {
 	var counts []PartitionCount
-	err := s.db.SelectContext(ctx, &counts, "SELECT "+s.dialect.outboxPartitionNo()+
-		" AS partition_no, count(*) AS unsent, "+s.outboxAge()+" AS age_us FROM "+s.names.outbox+" GROUP BY 1 ORDER BY 1")
+	err := s.db.SelectContext(ctx, &counts, "SELECT service, "+s.dialect.outboxPartitionNo()+
+		" AS partition_no, count(*) AS unsent, "+s.outboxAge()+" AS age_us FROM "+s.names.outbox+
+		" GROUP BY 1, 2 ORDER BY 1, 2")
 	if err != nil {
 		return nil, fmt.Errorf("store: count outbox by partition: %w", err)
 	}

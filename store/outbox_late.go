@@ -15,18 +15,20 @@ import (
 // OutboxBetween reads where the rows of a partition go whose ids are above one
 // and at most another: id, destination, topic and key, the newest first and at
 // most limit.
-func (s *Store) OutboxBetween(ctx context.Context, partition int, above, upTo int64, limit int) ([]OutboxRow, error) {
+func (s *Store) OutboxBetween(
+	ctx context.Context, partition Partition, above, upTo int64, limit int,
+) ([]OutboxRow, error) {
 	query := s.dialect.rebind("SELECT id, destination, topic, message_key FROM " + s.names.outbox +
-		" WHERE partition_no = ? AND id > ? AND id <= ? ORDER BY id DESC LIMIT ?")
+		" WHERE service = ? AND partition_no = ? AND id > ? AND id <= ? ORDER BY id DESC LIMIT ?")
 	var read []OutboxRow
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, partition, above, upTo, limit)
+		rows, err := conn.QueryContext(ctx, query, partition.Service, partition.Number, above, upTo, limit)
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		for rows.Next() {
-			row, key := OutboxRow{Partition: partition}, sql.NullString{}
+			row, key := OutboxRow{Service: partition.Service, Partition: partition.Number}, sql.NullString{}
 			if err := rows.Scan(&row.ID, &row.Destination, &row.Topic, &key); err != nil {
 				return err
 			}
@@ -61,7 +63,7 @@ const trackedWrites = 1000
 // that are written and not committed, which it shows to those who ask for dirty
 // reads. An id that was given and belongs to nothing yet is seen by neither: upTo
 // must be an id that was read some seconds ago. SQLite has one writer, so none.
-func (s *Store) OpenOutboxWrites(ctx context.Context, partition int, upTo int64) (open OutboxWrites, err error) {
+func (s *Store) OpenOutboxWrites(ctx context.Context, partition Partition, upTo int64) (open OutboxWrites, err error) {
 	switch s.dialect {
 	case Postgres:
 		// A snapshot lists what is older than the newest transaction that has
@@ -82,7 +84,7 @@ func (s *Store) OpenOutboxWrites(ctx context.Context, partition int, upTo int64)
 // EndedOutboxWrites reports whether any of the writes has ended, so that its rows
 // may be there to read, and returns those that have not.
 func (s *Store) EndedOutboxWrites(
-	ctx context.Context, partition int, open OutboxWrites,
+	ctx context.Context, partition Partition, open OutboxWrites,
 ) (left OutboxWrites, ended bool, err error) {
 	if open.uncounted {
 		return open, true, nil
@@ -131,22 +133,22 @@ func (s *Store) openTransactions(ctx context.Context) (ids []int64, err error) {
 }
 
 // dirtyRows returns the rows that only a dirty read sees.
-func (s *Store) dirtyRows(ctx context.Context, partition int, upTo int64) (open OutboxWrites, err error) {
-	query := "SELECT id FROM " + s.names.outbox + " WHERE partition_no = ? AND id <= ? ORDER BY id"
+func (s *Store) dirtyRows(ctx context.Context, partition Partition, upTo int64) (open OutboxWrites, err error) {
+	query := "SELECT id FROM " + s.names.outbox + " WHERE service = ? AND partition_no = ? AND id <= ? ORDER BY id"
 	err = s.withConn(ctx, func(conn *sqlx.Conn) (err error) {
 		tx, err := conn.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadUncommitted, ReadOnly: true})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, tx.Rollback()) }()
-		return tx.SelectContext(ctx, &open.ids, query, partition, upTo)
+		return tx.SelectContext(ctx, &open.ids, query, partition.Service, partition.Number, upTo)
 	})
 	if err != nil {
 		return OutboxWrites{}, err
 	}
 	var committed []int64 // asked afterwards: what was committed between is no longer open
 	err = s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &committed, query, partition, upTo)
+		return conn.SelectContext(ctx, &committed, query, partition.Service, partition.Number, upTo)
 	})
 	open.ids = slices.Clip(common(open.ids, committed, false))
 	if len(open.ids) > trackedWrites {
@@ -157,13 +159,13 @@ func (s *Store) dirtyRows(ctx context.Context, partition int, upTo int64) (open 
 
 // seenRows returns those of the rows that are committed. Rows that were rolled
 // back are never seen.
-func (s *Store) seenRows(ctx context.Context, partition int, ids []int64) (seen []int64, err error) {
+func (s *Store) seenRows(ctx context.Context, partition Partition, ids []int64) (seen []int64, err error) {
 	list := make([]string, len(ids))
 	for i, id := range ids {
 		list[i] = strconv.FormatInt(id, 10)
 	}
-	query := "SELECT id FROM " + s.names.outbox + " WHERE partition_no = " + strconv.Itoa(partition) +
-		" AND id IN (" + strings.Join(list, ",") + ")"
+	query := "SELECT id FROM " + s.names.outbox + " WHERE service = " + s.dialect.literal(partition.Service) +
+		" AND partition_no = " + strconv.Itoa(partition.Number) + " AND id IN (" + strings.Join(list, ",") + ")"
 	err = s.withConn(ctx, func(conn *sqlx.Conn) error { return conn.SelectContext(ctx, &seen, query) })
 	return seen, err
 }

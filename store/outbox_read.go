@@ -14,13 +14,15 @@ import (
 // ReadOutbox reads the rows of a partition with an id above after, in order: at
 // most limit, and no further row once their payloads exceed maxBytes. It is no
 // part of any transaction.
-func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limit, maxBytes int) ([]OutboxRow, error) {
+func (s *Store) ReadOutbox(
+	ctx context.Context, partition Partition, after int64, limit, maxBytes int,
+) ([]OutboxRow, error) {
 	query := s.dialect.rebind("SELECT id, message_id, destination, topic, message_key, sequence, payload, payload IS NULL, " +
 		"metadata, attempts, last_error, " + s.dialect.outboxCreated() + " FROM " + s.names.outbox +
-		" WHERE partition_no = ? AND id > ? ORDER BY id LIMIT ?")
+		" WHERE service = ? AND partition_no = ? AND id > ? ORDER BY id LIMIT ?")
 	var read []OutboxRow
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		rows, err := conn.QueryContext(ctx, query, partition, after, limit)
+		rows, err := conn.QueryContext(ctx, query, partition.Service, partition.Number, after, limit)
 		if err != nil {
 			return err
 		}
@@ -30,7 +32,7 @@ func (s *Store) ReadOutbox(ctx context.Context, partition int, after int64, limi
 			if err != nil {
 				return err
 			}
-			row.Partition = partition
+			row.Service, row.Partition = partition.Service, partition.Number
 			size += len(row.Payload)
 			read = append(read, row)
 		}
@@ -118,6 +120,7 @@ func checkOutboxRow(row OutboxRow) error {
 		needed      bool
 	}{
 		{"id", row.MessageID, true},
+		{"service", row.Service, false},
 		{"topic", row.Topic, true},
 		{"destination", row.Destination, true},
 		{"key", row.Key, false},

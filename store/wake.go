@@ -6,17 +6,17 @@ import "sync"
 // rows.
 type wakes struct {
 	mu        sync.Mutex
-	listeners map[*func(partitions []int)]struct{}
+	listeners map[*func(partitions []Partition)]struct{}
 }
 
 // OnOutboxWritten calls f with the partitions that a commit in this process has
-// written to, until stop is called. f must not block.
-func (s *Store) OnOutboxWritten(f func(partitions []int)) (stop func()) {
+// written to, or none for any of them, until stop is called. f must not block.
+func (s *Store) OnOutboxWritten(f func(partitions []Partition)) (stop func()) {
 	w := &s.wakes
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.listeners == nil {
-		w.listeners = map[*func([]int)]struct{}{}
+		w.listeners = map[*func([]Partition)]struct{}{}
 	}
 	w.listeners[&f] = struct{}{}
 	return func() {
@@ -28,12 +28,7 @@ func (s *Store) OnOutboxWritten(f func(partitions []int)) (stop func()) {
 
 // WakeOutbox tells the process's forwarders to look at partitions of the outbox;
 // none means all. Commits of units of work do so by themselves.
-func (s *Store) WakeOutbox(partitions ...int) {
-	if len(partitions) == 0 {
-		for p := range OutboxPartitions {
-			partitions = append(partitions, p)
-		}
-	}
+func (s *Store) WakeOutbox(partitions ...Partition) {
 	w := &s.wakes
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -3,13 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -82,7 +78,7 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 		if partitions, err = st.CountOutboxPartitions(ctx); err != nil {
 			return err
 		}
-		leases, err = st.Leases(ctx, forwarder.PartitionLease(0)[:len("outbox/")])
+		leases, err = st.Leases(ctx, "")
 		return err
 	})
 	if err != nil {
@@ -119,58 +115,6 @@ func checkFailing(outbox outboxJSON) finding {
 	}
 	return warn(check, "publishes have failed: "+strings.Join(where, "; "),
 		"they are retried; see to the broker or the destination")
-}
-
-// handoverGrace is how long rows may wait without an owner while partitions
-// change hands.
-const handoverGrace = 15 * time.Second
-
-func checkOwners(partitions []store.PartitionCount, leases []store.Lease) finding {
-	const check = "outbox owners"
-	owned := map[string]bool{}
-	for _, l := range leases {
-		if live(l) {
-			owned[l.Name] = true
-		}
-	}
-	var orphans []string
-	var unsent int64
-	var oldest time.Duration
-	for _, p := range partitions {
-		if !owned[forwarder.PartitionLease(p.Partition)] {
-			orphans = append(orphans, strconv.Itoa(p.Partition))
-			unsent += p.Unsent
-			oldest = max(oldest, p.OldestAge)
-		}
-	}
-	if services := relaying(leases); len(orphans) == 0 && len(services) > 1 {
-		return warn(check, fmt.Sprintf("services %s relay one outbox, so each sends the others' messages with its own publishers",
-			strings.Join(services, " and ")),
-			"right only where all of them publish to the same brokers; "+
-				"else give each service tables of its own (store.Config.Prefix)")
-	}
-	if len(orphans) == 0 {
-		return ok(check, fmt.Sprintf("no messages wait in partitions without an owner (%d of %d have one)",
-			len(owned), store.OutboxPartitions))
-	}
-	cause := fmt.Sprintf("no forwarder owns %s (%s) where %s waiting, for up to %s", counted(len(orphans), "partition"),
-		strings.Join(orphans, ", "), plural(unsent, "message")+are(unsent), rounded(oldest))
-	if oldest < handoverGrace {
-		return warn(check, cause, "normal for some seconds while forwarders start or stop; ask again")
-	}
-	return fail(check, cause, "start a forwarder (forwarder.New, Run), or see its log for why it can't take leases")
-}
-
-// relaying returns the services whose forwarders own partitions, as far as the
-// forwarders' names tell: package headrace names them service@host.
-func relaying(leases []store.Lease) []string {
-	services := map[string]bool{}
-	for _, l := range leases {
-		if service, _, named := strings.Cut(l.Owner, "@"); named && live(l) {
-			services[service] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(services))
 }
 
 func counted(n int, one string) string {

@@ -102,17 +102,22 @@ func TestDoctorFindsPartitionsWithoutOwner(t *testing.T) {
 		age(t, kind, db, time.Minute)
 		owners = examine(t, exitProblem, url)["outbox owners"]
 		require.Equal(t, gradeFail, owners.Status)
-		require.Regexp(t, `no forwarder owns partition \(\d+\) where 1 message is waiting, for up to 1m`, owners.Cause)
+		require.Regexp(t, `no forwarder relays service \(none\), for which 1 message is waiting, for up to 1m`, owners.Cause)
+		_, _, err := st.AcquireLease(t.Context(), "forwarder//it", "it", time.Minute)
+		require.NoError(t, err)
+		owners = examine(t, exitProblem, url)["outbox owners"]
+		require.Regexp(t, `no forwarder of service \(none\) owns partition \(\d+\) where 1 message is waiting, for up to 1m`,
+			owners.Cause)
 
 		for p := range store.OutboxPartitions { // owners that died
-			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(p), "dead", -time.Second)
+			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(shard(p)), "dead", -time.Second)
 			require.NoError(t, err)
 			require.True(t, ok)
 		}
 		require.Equal(t, gradeFail, examine(t, exitProblem, url)["outbox owners"].Status)
 
 		for p := range store.OutboxPartitions {
-			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(p), "live", time.Minute)
+			_, ok, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(shard(p)), "live", time.Minute)
 			require.NoError(t, err)
 			require.True(t, ok)
 		}
@@ -120,23 +125,32 @@ func TestDoctorFindsPartitionsWithoutOwner(t *testing.T) {
 	})
 }
 
-func TestDoctorFindsTwoServicesThatRelayOneOutbox(t *testing.T) {
+func TestDoctorFindsAServiceThatNobodyRelays(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(on database) {
 		t, kind, url := on.T, on.kind, on.url
-		st, _ := migrated(t, kind, url)
-		take := func(partition int, owner string) {
-			_, taken, err := st.AcquireLease(t.Context(), forwarder.PartitionLease(partition), owner, time.Minute)
+		st, db := migrated(t, kind, url)
+		take := func(name string) {
+			_, taken, err := st.AcquireLease(t.Context(), name, "host-1", time.Minute)
 			require.NoError(t, err)
 			require.True(t, taken)
 		}
-		take(0, "shop@a-1")
-		take(1, "shop@b-2")
-		require.Equal(t, gradeOK, examine(t, exitOK, url)["outbox owners"].Status)
-		take(2, "billing@a-3")
+		take("forwarder/shop/host-1")
+		for n := range store.OutboxPartitions {
+			take(forwarder.PartitionLease(store.Partition{Service: "shop", Number: n}))
+		}
+		publish(t, st, store.OutboxRow{MessageID: "1", Service: "shop", Destination: "d", Topic: "t"})
+		age(t, kind, db, time.Minute)
 		owners := examine(t, exitOK, url)["outbox owners"]
-		require.Equal(t, gradeWarn, owners.Status)
-		require.Contains(t, owners.Cause, "services billing and shop relay one outbox")
+		require.Equal(t, gradeOK, owners.Status)
+		require.Contains(t, owners.Cause, "forwarders run for shop")
+
+		publish(t, st, store.OutboxRow{MessageID: "2", Service: "billing", Destination: "d", Topic: "t"})
+		age(t, kind, db, time.Minute)
+		owners = examine(t, exitProblem, url)["outbox owners"]
+		require.Equal(t, gradeFail, owners.Status)
+		require.Contains(t, owners.Cause, "no forwarder relays service billing, for which 1 message is waiting")
+		require.Contains(t, owners.WayOut, "start service billing")
 	})
 }
 

@@ -76,6 +76,7 @@ type outboxJSON struct {
 }
 
 type topicJSON struct {
+	Service          string  `json:"service"`
 	Destination      string  `json:"destination"`
 	Topic            string  `json:"topic"`
 	Unsent           int64   `json:"unsent"`
@@ -172,7 +173,7 @@ func outboxOf(counts []store.OutboxCount) outboxJSON {
 		outbox.Failing += c.Failing
 		outbox.oldest = max(outbox.oldest, c.OldestAge)
 		outbox.Topics = append(outbox.Topics, topicJSON{
-			Destination: c.Destination, Topic: c.Topic, Unsent: c.Unsent, Failing: c.Failing,
+			Service: c.Service, Destination: c.Destination, Topic: c.Topic, Unsent: c.Unsent, Failing: c.Failing,
 			OldestAgeSeconds: seconds(c.OldestAge), LastError: c.LastError, oldest: c.OldestAge,
 		})
 	}
@@ -216,14 +217,22 @@ func (o outboxJSON) String() string {
 	if o.Unsent == 0 {
 		return "OUTBOX  nothing unsent"
 	}
-	rows := [][]string{{"DESTINATION", "TOPIC", "UNSENT", "FAILING", "OLDEST", "LAST ERROR"}}
+	rows := [][]string{{"SERVICE", "DESTINATION", "TOPIC", "UNSENT", "FAILING", "OLDEST", "LAST ERROR"}}
 	for _, t := range o.Topics {
 		rows = append(rows, []string{
-			t.Destination, t.Topic, number(t.Unsent), number(t.Failing), rounded(t.oldest), t.LastError,
+			serviceName(t.Service), t.Destination, t.Topic, number(t.Unsent), number(t.Failing), rounded(t.oldest), t.LastError,
 		})
 	}
 	return fmt.Sprintf("OUTBOX  %d unsent, %d failing, oldest %s\n%s", o.Unsent, o.Failing, rounded(o.oldest),
 		strings.TrimSuffix(table(rows...), "\n"))
+}
+
+// serviceName is how a service is shown: rows and forwarders may have none.
+func serviceName(service string) string {
+	if service == "" {
+		return "(none)"
+	}
+	return service
 }
 
 func (r statusJSON) inboxText() string {

@@ -37,24 +37,17 @@ func leasesOf(leases []store.Lease) []leaseJSON {
 		})
 	}
 	slices.SortStableFunc(list, func(a, b leaseJSON) int {
-		aKind, aNumber := splitNumber(a.Name)
-		bKind, bNumber := splitNumber(b.Name)
-		return cmp.Or(cmp.Compare(aKind, bKind), cmp.Compare(aNumber, bNumber))
+		aPartition, aOK := forwarder.LeasedPartition(a.Name)
+		bPartition, bOK := forwarder.LeasedPartition(b.Name)
+		if aOK && bOK && aPartition.Service == bPartition.Service {
+			return cmp.Compare(aPartition.Number, bPartition.Number) // outbox/…/10 after outbox/…/9
+		}
+		return cmp.Compare(a.Name, b.Name)
 	})
 	return list
 }
 
 func live(l store.Lease) bool { return l.Owner != "" && l.ExpiresIn > 0 }
-
-// splitNumber lets outbox/10 come after outbox/9.
-func splitNumber(name string) (string, int) {
-	kind, number, _ := strings.Cut(name, "/")
-	n, err := strconv.Atoi(number)
-	if err != nil {
-		return name, 0
-	}
-	return kind, n
-}
 
 const noLeases = "LEASES  none: no forwarder has run here"
 
@@ -79,7 +72,9 @@ func leasesText(leases []leaseJSON) string {
 
 // holder is what one owner has.
 type holder struct {
-	name       string
+	name string
+	// services are those whose messages it relays, or is there to relay: one.
+	services   []string
 	partitions []int
 	// others are leases on anything but partitions and membership.
 	others []string
@@ -93,26 +88,32 @@ func ownersText(leases []leaseJSON) string {
 		return noLeases
 	}
 	holders, dead := holdersOf(leases)
-	rows := [][]string{{"OWNER", "PARTITIONS", "OTHER LEASES", "EXPIRES"}}
-	owned := map[int]bool{}
+	rows := [][]string{{"SERVICE", "OWNER", "PARTITIONS", "OTHER LEASES", "EXPIRES"}}
+	owned := map[store.Partition]bool{}
+	services := map[string]bool{}
 	for _, h := range holders {
-		for _, p := range h.partitions {
-			owned[p] = true
+		for _, service := range h.services {
+			services[service] = true
+			for _, p := range h.partitions {
+				owned[store.Partition{Service: service, Number: p}] = true
+			}
 		}
 		expires := "in " + rounded(h.soonest)
 		if h.soonest <= 0 {
 			expires = "expired " + rounded(-h.soonest) + " ago"
 		}
-		rows = append(rows, []string{h.name, partitionsText(h.partitions), strings.Join(h.others, " "), expires})
+		rows = append(rows, []string{h.servicesText(), h.name, partitionsText(h.partitions), strings.Join(h.others, " "), expires})
 	}
-	var free []int
-	for p := range store.OutboxPartitions {
-		if !owned[p] {
-			free = append(free, p)
+	for _, service := range slices.Sorted(maps.Keys(services)) {
+		var free []int
+		for p := range store.OutboxPartitions {
+			if !owned[store.Partition{Service: service, Number: p}] {
+				free = append(free, p)
+			}
 		}
-	}
-	if len(free) > 0 {
-		rows = append(rows, []string{"nobody", partitionsText(free), "", ""})
+		if len(free) > 0 {
+			rows = append(rows, []string{serviceName(service), "nobody", partitionsText(free), "", ""})
+		}
 	}
 	text := "LEASES\n" + strings.TrimSuffix(table(rows...), "\n")
 	if dead > 0 {
@@ -139,14 +140,7 @@ func holdersOf(leases []leaseJSON) (holders []*holder, dead int64) {
 			byName[l.Owner] = h
 		}
 		h.soonest = min(h.soonest, l.expiresIn)
-		_, n := splitNumber(l.Name)
-		switch {
-		case strings.HasPrefix(l.Name, "forwarder/"): // says only that it takes part
-		case l.Name != forwarder.PartitionLease(n):
-			h.others = append(h.others, l.Name)
-		case l.Live:
-			h.partitions = append(h.partitions, n)
-		}
+		h.add(l)
 	}
 	for name := range old {
 		if byName[name] == nil {
@@ -154,6 +148,32 @@ func holdersOf(leases []leaseJSON) (holders []*holder, dead int64) {
 		}
 	}
 	return slices.SortedFunc(maps.Values(byName), func(a, b *holder) int { return cmp.Compare(a.name, b.name) }), dead
+}
+
+// add notes a lease of the holder's.
+func (h *holder) add(l leaseJSON) {
+	service, relays := forwarder.MemberService(l.Name)
+	p, partition := forwarder.LeasedPartition(l.Name)
+	switch {
+	case partition:
+		service, relays = p.Service, true
+		if l.Live {
+			h.partitions = append(h.partitions, p.Number)
+		}
+	case !relays:
+		h.others = append(h.others, l.Name)
+	}
+	if relays && !slices.Contains(h.services, service) {
+		h.services = append(h.services, service)
+	}
+}
+
+func (h *holder) servicesText() string {
+	names := make([]string, len(h.services))
+	for i, service := range h.services {
+		names[i] = serviceName(service)
+	}
+	return strings.Join(names, " ")
 }
 
 // partitionsText writes numbers in ascending order as "3 of 16: 0-1, 7".

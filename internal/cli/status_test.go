@@ -13,6 +13,9 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
+// shard is a partition of the rows that name no service.
+func shard(number int) store.Partition { return store.Partition{Number: number} }
+
 func publish(t *testing.T, st *store.Store, rows ...store.OutboxRow) {
 	t.Helper()
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
@@ -32,10 +35,11 @@ func remember(t *testing.T, st *store.Store, consumer string, verdict store.Verd
 	}))
 }
 
-// failPublish records a failed publish for the row of a message.
-func failPublish(t *testing.T, st *store.Store, messageID, cause string) {
+// failPublish records a failed publish for the row of a service's message.
+func failPublish(t *testing.T, st *store.Store, service, messageID, cause string) {
 	t.Helper()
-	for p := range store.OutboxPartitions {
+	for n := range store.OutboxPartitions {
+		p := store.Partition{Service: service, Number: n}
 		rows, err := st.ReadOutbox(t.Context(), p, 0, 100, 1<<20)
 		require.NoError(t, err)
 		for _, row := range rows {
@@ -63,10 +67,10 @@ func busy(t *testing.T, kind, url string) *sql.DB {
 	t.Helper()
 	st, db := migrated(t, kind, url)
 	publish(t, st,
-		store.OutboxRow{MessageID: "1", Destination: "default", Topic: "stock"},
-		store.OutboxRow{MessageID: "2", Destination: "default", Topic: "stock"},
-		store.OutboxRow{MessageID: "3", Destination: "audit", Topic: "changes"})
-	failPublish(t, st, "2", "broker said:\n\tno")
+		store.OutboxRow{MessageID: "1", Destination: "default", Topic: "stock", Service: "shop"},
+		store.OutboxRow{MessageID: "2", Destination: "default", Topic: "stock", Service: "shop"},
+		store.OutboxRow{MessageID: "3", Destination: "audit", Topic: "changes", Service: "shop"})
+	failPublish(t, st, "shop", "2", "broker said:\n\tno")
 	age(t, kind, db, 10*time.Minute)
 	remember(t, st, "stock.on-change", store.Applied, "a", "b")
 	remember(t, st, "stock.on-change", store.Parked, "c")
@@ -75,14 +79,14 @@ func busy(t *testing.T, kind, url string) *sql.DB {
 		store.VerdictLogRow{Consumer: "stock.on-change", MessageID: "a", Verdict: store.Duplicate},
 		store.VerdictLogRow{Consumer: "stock.on-change", MessageID: "a", Verdict: store.Duplicate},
 		store.VerdictLogRow{Consumer: "billing.on-change", MessageID: "a", Verdict: store.Duplicate, Observed: true})
-	for _, name := range []string{"forwarder/host-1", "outbox/10", "outbox/9", "outbox/5", "purge/stock"} {
+	for _, name := range []string{"forwarder/shop/host-1", "outbox/shop/10", "outbox/shop/9", "outbox/shop/5", "purge/stock"} {
 		lease(t, st, name, "host-1", time.Minute)
 	}
-	for _, name := range []string{"forwarder/host-2", "outbox/1"} { // has just died
+	for _, name := range []string{"forwarder/shop/host-2", "outbox/shop/1"} { // has just died
 		lease(t, st, name, "host-2", -10*time.Second)
 	}
-	lease(t, st, "forwarder/host-4", "host-4", -5*time.Minute)
-	require.NoError(t, st.ReleaseLease(t.Context(), lease(t, st, "outbox/2", "host-3", time.Minute)))
+	lease(t, st, "forwarder/shop/host-4", "host-4", -5*time.Minute)
+	require.NoError(t, st.ReleaseLease(t.Context(), lease(t, st, "outbox/shop/2", "host-3", time.Minute)))
 	return db
 }
 
@@ -107,9 +111,9 @@ func lease(t *testing.T, st *store.Store, name, owner string, ttl time.Duration)
 const busyText = `DB
 
 OUTBOX  3 unsent, 1 failing, oldest AGE
-DESTINATION  TOPIC  UNSENT  FAILING  OLDEST  LAST ERROR
-audit  changes  1  0  AGE
-default  stock  2  1  AGE  broker said: no
+SERVICE  DESTINATION  TOPIC  UNSENT  FAILING  OLDEST  LAST ERROR
+shop  audit  changes  1  0  AGE
+shop  default  stock  2  1  AGE  broker said: no
 
 INBOX
 CONSUMER  VERDICT  MESSAGES
@@ -123,24 +127,24 @@ billing.on-change  duplicate (observed only)  1
 stock.on-change  duplicate  2
 
 LEASES
-OWNER  PARTITIONS  OTHER LEASES  EXPIRES
-host-1  3 of 16: 5, 9-10  purge/stock  in AGE
-host-2  none  expired AGE ago
-nobody  13 of 16: 0-4, 6-8, 11-15
+SERVICE  OWNER  PARTITIONS  OTHER LEASES  EXPIRES
+shop  host-1  3 of 16: 5, 9-10  purge/stock  in AGE
+shop  host-2  none  expired AGE ago
+shop  nobody  13 of 16: 0-4, 6-8, 11-15
 1 owner died more than a minute ago (--verbose shows all leases)
 `
 
 const verboseLeases = `
 LEASES
 NAME  OWNER  EPOCH  EXPIRES
-forwarder/host-1  host-1  1  in AGE
-forwarder/host-2  host-2  1  expired AGE ago
-forwarder/host-4  host-4  1  expired AGE ago
-outbox/1  host-2  1  expired AGE ago
-outbox/2  nobody  1  given back
-outbox/5  host-1  1  in AGE
-outbox/9  host-1  1  in AGE
-outbox/10  host-1  1  in AGE
+forwarder/shop/host-1  host-1  1  in AGE
+forwarder/shop/host-2  host-2  1  expired AGE ago
+forwarder/shop/host-4  host-4  1  expired AGE ago
+outbox/shop/1  host-2  1  expired AGE ago
+outbox/shop/2  nobody  1  given back
+outbox/shop/5  host-1  1  in AGE
+outbox/shop/9  host-1  1  in AGE
+outbox/shop/10  host-1  1  in AGE
 purge/stock  host-1  1  in AGE
 `
 

@@ -46,7 +46,7 @@ func foreignMinimal(t *testing.T, b *bundle) {
 		columns["message_id"] = "'" + name + "'"
 		b.exec(t, foreignInsert(3, columns))
 	}
-	rows, err := st.ReadOutbox(t.Context(), 3, 0, 100, 1<<20)
+	rows, err := st.ReadOutbox(t.Context(), shard(3), 0, 100, 1<<20)
 	require.NoError(t, err)
 	require.Len(t, rows, 3)
 	for _, row := range rows {
@@ -168,7 +168,7 @@ func foreignReported(t *testing.T, b *bundle) {
 		}[b.h.Dialect]))
 	write(t, st, store.OutboxRow{MessageID: "after", Key: "k"})
 
-	read, err := st.ReadOutbox(t.Context(), partition, 0, 100, 1<<20)
+	read, err := st.ReadOutbox(t.Context(), shard(partition), 0, 100, 1<<20)
 	require.NoError(t, err, "an odd row doesn't hide the others")
 	require.Equal(t, "before", read[0].MessageID)
 	require.Equal(t, "after", read[len(read)-1].MessageID)
@@ -184,7 +184,7 @@ func foreignReported(t *testing.T, b *bundle) {
 			require.LessOrEqual(t, len(row.Problem.Error()), 400)
 		}
 	}
-	_, err = st.OutboxBetween(t.Context(), partition, 0, read[len(read)-1].ID, 100)
+	_, err = st.OutboxBetween(t.Context(), shard(partition), 0, read[len(read)-1].ID, 100)
 	require.NoError(t, err)
 	requireCounted(t, st, len(taken)+2)
 }

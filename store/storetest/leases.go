@@ -150,7 +150,7 @@ func leaseNames(t *testing.T, b *bundle) {
 		require.Error(t, err, "%q", name)
 		_, _, err = st.AcquireLease(t.Context(), "x", name, time.Minute)
 		require.Error(t, err, "%q", name)
-		_, err = st.ConfirmOutbox(t.Context(), store.Lease{Name: name, Owner: "me"}, 0, []int64{1})
+		_, err = st.ConfirmOutbox(t.Context(), store.Lease{Name: name, Owner: "me"}, shard(0), []int64{1})
 		require.Error(t, err, "%q", name)
 	}
 }

@@ -41,11 +41,14 @@ func write(t *testing.T, st *store.Store, rows ...store.OutboxRow) {
 	}))
 }
 
+// shard is a partition of the rows that name no service.
+func shard(number int) store.Partition { return store.Partition{Number: number} }
+
 // readAll reads all partitions, each in order.
 func readAll(t *testing.T, st *store.Store) (all []store.OutboxRow) {
 	t.Helper()
 	for p := range store.OutboxPartitions {
-		rows, err := st.ReadOutbox(t.Context(), p, 0, 100_000, 1<<30)
+		rows, err := st.ReadOutbox(t.Context(), shard(p), 0, 100_000, 1<<30)
 		require.NoError(t, err)
 		last := int64(0)
 		for _, row := range rows {
@@ -106,7 +109,7 @@ func outboxLarge(t *testing.T, b *bundle) {
 	}
 	write(t, st, rows...)
 	partition := rows[0].Partition
-	got, err := st.ReadOutbox(t.Context(), partition, 0, 100, 1<<30)
+	got, err := st.ReadOutbox(t.Context(), shard(partition), 0, 100, 1<<30)
 	require.NoError(t, err)
 	require.Len(t, got, len(rows))
 	for i, row := range got {
@@ -115,10 +118,10 @@ func outboxLarge(t *testing.T, b *bundle) {
 	}
 	require.Len(t, got[0].Metadata["long"], 200_000)
 
-	got, err = st.ReadOutbox(t.Context(), partition, 0, 100, 11<<20)
+	got, err = st.ReadOutbox(t.Context(), shard(partition), 0, 100, 11<<20)
 	require.NoError(t, err)
 	require.Len(t, got, 2, "one row beyond the limit at most")
-	got, err = st.ReadOutbox(t.Context(), partition, 0, 100, 1)
+	got, err = st.ReadOutbox(t.Context(), shard(partition), 0, 100, 1)
 	require.NoError(t, err)
 	require.Len(t, got, 1, "a row above the limit still comes")
 }
@@ -153,7 +156,7 @@ func outboxOrder(t *testing.T, b *bundle) {
 	// Reading goes on behind an id, in pages.
 	var page []string
 	for after := int64(0); ; {
-		rows, err := st.ReadOutbox(t.Context(), where["key-0"], after, 7, 1<<20)
+		rows, err := st.ReadOutbox(t.Context(), shard(where["key-0"]), after, 7, 1<<20)
 		require.NoError(t, err)
 		if len(rows) == 0 {
 			break
@@ -223,21 +226,21 @@ func outboxRefuses(t *testing.T, b *bundle) {
 
 func outboxWakes(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
-	var woken []int
-	stop := st.OnOutboxWritten(func(partitions []int) { woken = append(woken, partitions...) })
+	var woken []store.Partition
+	stop := st.OnOutboxWritten(func(partitions []store.Partition) { woken = append(woken, partitions...) })
 	rows := []store.OutboxRow{{MessageID: "1", Destination: "d", Topic: "t", Key: "k"}}
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		require.NoError(t, st.InsertOutbox(ctx, tx, rows))
 		require.Empty(t, woken, "nothing is committed yet")
 		return nil
 	}))
-	require.Equal(t, []int{rows[0].Partition}, woken)
+	require.Equal(t, []store.Partition{shard(rows[0].Partition)}, woken)
 	require.ErrorIs(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		require.NoError(t, st.InsertOutbox(ctx, tx, rows))
 		return errBoom
 	}), errBoom)
 	require.Len(t, woken, 1)
-	waiting, err := st.WaitingPartitions(t.Context())
+	waiting, err := st.WaitingPartitions(t.Context(), "")
 	require.NoError(t, err)
 	require.Equal(t, woken, waiting)
 	stop()

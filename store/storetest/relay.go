@@ -29,16 +29,16 @@ func confirm(t *testing.T, b *bundle) {
 	rows := readAll(t, st)
 	partition := rows[0].Partition
 	lease, _ := acquire(t, st, "outbox/0", "me", time.Minute)
-	n, err := st.ConfirmOutbox(t.Context(), lease, partition, []int64{rows[0].ID, rows[2].ID})
+	n, err := st.ConfirmOutbox(t.Context(), lease, shard(partition), []int64{rows[0].ID, rows[2].ID})
 	require.NoError(t, err)
 	require.EqualValues(t, 2, n)
-	n, err = st.ConfirmOutbox(t.Context(), lease, partition, []int64{rows[0].ID})
+	n, err = st.ConfirmOutbox(t.Context(), lease, shard(partition), []int64{rows[0].ID})
 	require.NoError(t, err)
 	require.Zero(t, n, "it is gone already")
-	n, err = st.ConfirmOutbox(t.Context(), lease, (partition+1)%store.OutboxPartitions, []int64{rows[1].ID})
+	n, err = st.ConfirmOutbox(t.Context(), lease, shard((partition+1)%store.OutboxPartitions), []int64{rows[1].ID})
 	require.NoError(t, err)
 	require.Zero(t, n, "it is in another partition")
-	n, err = st.ConfirmOutbox(t.Context(), lease, partition, nil)
+	n, err = st.ConfirmOutbox(t.Context(), lease, shard(partition), nil)
 	require.NoError(t, err)
 	require.Zero(t, n)
 	left := readAll(t, st)
@@ -46,7 +46,7 @@ func confirm(t *testing.T, b *bundle) {
 	require.Equal(t, "2", left[0].MessageID)
 
 	// An id does not come back, even when the last row was removed.
-	_, err = st.ConfirmOutbox(t.Context(), lease, partition, []int64{left[0].ID})
+	_, err = st.ConfirmOutbox(t.Context(), lease, shard(partition), []int64{left[0].ID})
 	require.NoError(t, err)
 	write(t, st, store.OutboxRow{MessageID: "4", Key: "k"})
 	require.Greater(t, readAll(t, st)[0].ID, rows[2].ID)
@@ -67,11 +67,11 @@ func confirmLost(t *testing.T, b *bundle) {
 		"another owner":      other,
 		"one that never was": {Name: "outbox/7", Owner: "you", Epoch: 1},
 	} {
-		n, err := st.ConfirmOutbox(t.Context(), lease, row.Partition, []int64{row.ID})
+		n, err := st.ConfirmOutbox(t.Context(), lease, shard(row.Partition), []int64{row.ID})
 		require.NoError(t, err, name)
 		require.Zero(t, n, name)
 	}
-	n, err := st.ConfirmOutbox(t.Context(), current, row.Partition, []int64{row.ID})
+	n, err := st.ConfirmOutbox(t.Context(), current, shard(row.Partition), []int64{row.ID})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 }
@@ -80,8 +80,8 @@ func failures(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
 	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"})
 	row := readAll(t, st)[0]
-	require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errors.New("broker is down")))
-	require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errors.New("odd \x00\xff"+strings.Repeat("ü", 3000))))
+	require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, errors.New("broker is down")))
+	require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, errors.New("odd \x00\xff"+strings.Repeat("ü", 3000))))
 	got := readAll(t, st)[0]
 	require.Equal(t, 2, got.Attempts)
 	require.True(t, strings.HasPrefix(got.LastError, "odd "))
@@ -97,7 +97,7 @@ func counts(t *testing.T, b *bundle) {
 	)
 	for _, row := range readAll(t, st) {
 		if row.MessageID == "2" {
-			require.NoError(t, st.FailOutbox(t.Context(), row.Partition, row.ID, errBoom))
+			require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, errBoom))
 		}
 	}
 	counts, err := st.CountOutbox(t.Context())
@@ -123,10 +123,10 @@ func counts(t *testing.T, b *bundle) {
 
 func openWrites(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
-	none, err := st.OpenOutboxWrites(t.Context(), 0, 1<<40)
+	none, err := st.OpenOutboxWrites(t.Context(), shard(0), 1<<40)
 	require.NoError(t, err)
 	if b.h.Dialect == store.SQLite {
-		_, ended, err := st.EndedOutboxWrites(t.Context(), 0, none)
+		_, ended, err := st.EndedOutboxWrites(t.Context(), shard(0), none)
 		require.NoError(t, err)
 		require.False(t, ended, "one writer leaves nothing behind")
 		return
@@ -141,19 +141,19 @@ func openWrites(t *testing.T, b *bundle) {
 			_, err := tx.ExecContext(t.Context(), foreignInsert(partition, nil))
 			require.NoError(t, err)
 		}
-		open, err := st.OpenOutboxWrites(t.Context(), partition, 1<<40)
+		open, err := st.OpenOutboxWrites(t.Context(), shard(partition), 1<<40)
 		require.NoError(t, err)
 		if rows < 1000 {
 			// Other tests' transactions may end meanwhile, this one doesn't.
 			eventually(t, "none of what is left has ended", func() (still bool) {
-				left, ended, err := st.EndedOutboxWrites(t.Context(), partition, open)
+				left, ended, err := st.EndedOutboxWrites(t.Context(), shard(partition), open)
 				require.NoError(t, err)
 				open = left
 				return !ended
 			})
 		}
 		require.NoError(t, tx.Commit())
-		_, ended, err := st.EndedOutboxWrites(t.Context(), partition, open)
+		_, ended, err := st.EndedOutboxWrites(t.Context(), shard(partition), open)
 		require.NoError(t, err)
 		require.True(t, ended)
 	}

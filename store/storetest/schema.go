@@ -104,7 +104,7 @@ func schemaOwn(t *testing.T, b *bundle) {
 	row := readAll(t, st)[0]
 	lease, ok := acquire(t, st, "outbox/0", "me", 0)
 	require.True(t, ok)
-	n, err := st.ConfirmOutbox(t.Context(), lease, row.Partition, []int64{row.ID})
+	n, err := st.ConfirmOutbox(t.Context(), lease, shard(row.Partition), []int64{row.ID})
 	require.NoError(t, err)
 	require.EqualValues(t, 1, n)
 	require.ErrorIs(t, b.check(t), store.ErrSchemaMissing, "the connection's own schema has none")

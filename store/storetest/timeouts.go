@@ -134,11 +134,11 @@ func timeoutReads(t *testing.T, b *bundle) {
 	defer u.Rollback(context.Background(), nil)
 	ctx := context.Background()
 	for name, read := range map[string]func() error{
-		"ReadOutbox":  func() error { _, err := st.ReadOutbox(ctx, 0, 0, 1, 1); return err },
+		"ReadOutbox":  func() error { _, err := st.ReadOutbox(ctx, shard(0), 0, 1, 1); return err },
 		"CountOutbox": func() error { _, err := st.CountOutbox(ctx); return err },
 		"CountInbox":  func() error { _, err := st.CountInbox(ctx); return err },
 		"Leases":      func() error { _, err := st.Leases(ctx, ""); return err },
-		"Waiting":     func() error { _, err := st.WaitingPartitions(ctx); return err },
+		"Waiting":     func() error { _, err := st.WaitingPartitions(ctx, ""); return err },
 	} {
 		require.ErrorIs(t, read(), store.ErrConnTimeout, name)
 	}

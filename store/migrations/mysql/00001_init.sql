@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS {{.VerdictLog}} (
 -- Other programs may write here too. What could never be sent is refused at the
 -- insert, where its writer hears of it.
 CREATE TABLE IF NOT EXISTS {{.Outbox}} (
+    service      VARBINARY(255) NOT NULL DEFAULT '',
     partition_no SMALLINT NOT NULL,
     id           BIGINT NOT NULL AUTO_INCREMENT,
     message_id   VARBINARY(1024) NOT NULL,
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS {{.Outbox}} (
     attempts     INT NOT NULL DEFAULT 0,
     last_error   TEXT CHARACTER SET utf8mb4,
     created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
-    PRIMARY KEY (partition_no, id),
+    PRIMARY KEY (service, partition_no, id),
     KEY {{.Prefix}}outbox_id (id),
     CONSTRAINT {{.Prefix}}outbox_partitions CHECK (partition_no BETWEEN 0 AND 15),
     CONSTRAINT {{.Prefix}}outbox_addressed CHECK (message_id <> '' AND destination <> '' AND topic <> ''),

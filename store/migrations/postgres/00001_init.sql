@@ -32,6 +32,7 @@ CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (consumer, created_
 -- Other programs may write here too. What could never be sent is refused at the
 -- insert, where its writer hears of it.
 CREATE TABLE {{.Outbox}} (
+    service      text COLLATE "C" NOT NULL DEFAULT '',
     partition_no smallint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
     message_id   text NOT NULL,
@@ -44,7 +45,7 @@ CREATE TABLE {{.Outbox}} (
     attempts     integer NOT NULL DEFAULT 0,
     last_error   text,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (partition_no, id),
+    PRIMARY KEY (service, partition_no, id),
     CONSTRAINT {{.Prefix}}outbox_partitions CHECK (partition_no BETWEEN 0 AND 15),
     CONSTRAINT {{.Prefix}}outbox_addressed CHECK (message_id <> '' AND destination <> '' AND topic <> ''),
     CONSTRAINT {{.Prefix}}outbox_numbers CHECK (sequence > 0 AND attempts >= 0),

@@ -35,6 +35,7 @@ CREATE INDEX {{.Prefix}}verdict_log_purge ON {{.VerdictLog}} (consumer, created_
 -- AUTOINCREMENT: an id must not come back after the last row was deleted.
 CREATE TABLE {{.Outbox}} (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    service      TEXT NOT NULL DEFAULT '',
     partition_no INTEGER NOT NULL,
     message_id   TEXT NOT NULL,
     destination  TEXT NOT NULL,
@@ -53,7 +54,7 @@ CREATE TABLE {{.Outbox}} (
     CONSTRAINT {{.Prefix}}outbox_metadata CHECK (json_valid(metadata)),
     CONSTRAINT {{.Prefix}}outbox_created CHECK (typeof(created_at) = 'integer' AND created_at >= 0)
 );
-CREATE INDEX {{.Prefix}}outbox_partition ON {{.Outbox}} (partition_no, id);
+CREATE INDEX {{.Prefix}}outbox_partition ON {{.Outbox}} (service, partition_no, id);
 
 CREATE TABLE {{.Leases}} (
     name       TEXT NOT NULL PRIMARY KEY,
