@@ -21,16 +21,16 @@ func TestAnUnreachableDatabaseIsTriedForATimeThatTheErrorNames(t *testing.T) {
 		db, err := u.Open()
 		require.NoError(t, err)
 		_, err = headrace.New(t.Context(), db, headrace.Config{
-			Service: "shop", Publisher: setup(t).bus, ConnectTimeout: 200 * time.Millisecond,
+			Service: "shop", Publisher: setup(t).bus, ConnectTimeout: time.Second,
 		})
 		require.NoError(t, db.Close())
 		var unreachable *store.UnreachableError
 		require.ErrorAs(t, err, &unreachable)
 		require.ErrorIs(t, err, store.ErrUnreachable)
 		require.Greater(t, unreachable.Attempts, 1, "it may be starting")
-		require.GreaterOrEqual(t, unreachable.Tried, 200*time.Millisecond)
+		require.GreaterOrEqual(t, unreachable.Tried, time.Second)
 		require.Regexp(t, `^headrace: service "shop": store: the database (127.0.0.1:1/shop )?can't be reached: `+
-			`tried for 2\d\dms \(\d+ attempts\): `+
+			`tried for [\d.]+m?s \(\d+ attempts\): `+
 			`.*127.0.0.1:1.* connection refused; check the address and that it runs, or allow a longer connect timeout$`,
 			err.Error())
 		require.NotContains(t, err.Error(), "hunter22")

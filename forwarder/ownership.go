@@ -78,7 +78,10 @@ type ownership struct {
 }
 
 func newOwnership(f *Forwarder) *ownership {
-	return &ownership{f: f, owner: f.cfg.owner(), service: f.cfg.Service, partitions: map[int]*partition{}, leaving: map[int]*partition{}}
+	return &ownership{
+		f: f, owner: f.cfg.owner(), service: f.cfg.Service,
+		partitions: map[int]*partition{}, leaving: map[int]*partition{},
+	}
 }
 
 // run balances at a third of the lease's time and polls in between.

@@ -211,7 +211,7 @@ func (e *environment) empty(ctx context.Context, tables []string) (err error) {
 
 // relay sends what the outbox holds, as the forwarder would have.
 func (t *trial) relay() error {
-	waiting, err := t.env.store.WaitingPartitions(t.ctx)
+	waiting, err := t.env.store.WaitingPartitions(t.ctx, "")
 	if err != nil {
 		return fmt.Errorf("handlertest: %w", err)
 	}

@@ -102,7 +102,9 @@ func ownersText(leases []leaseJSON) string {
 		if h.soonest <= 0 {
 			expires = "expired " + rounded(-h.soonest) + " ago"
 		}
-		rows = append(rows, []string{h.servicesText(), h.name, partitionsText(h.partitions), strings.Join(h.others, " "), expires})
+		rows = append(rows, []string{
+			h.servicesText(), h.name, partitionsText(h.partitions), strings.Join(h.others, " "), expires,
+		})
 	}
 	for _, service := range slices.Sorted(maps.Keys(services)) {
 		var free []int

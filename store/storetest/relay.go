@@ -18,6 +18,7 @@ func testRelay(t *testing.T, h Harness) {
 		{"ConfirmWithALeaseThatWasLostRemovesNothing", confirmLost},
 		{"FailuresAreKept", failures},
 		{"CountsWhatWaits", counts},
+		{"ServicesAreApart", servicesApart},
 		{"SaysWhatMayYetComeToLight", openWrites},
 	})
 }
@@ -52,6 +53,45 @@ func confirm(t *testing.T, b *bundle) {
 	require.Greater(t, readAll(t, st)[0].ID, rows[2].ID)
 }
 
+// servicesApart has services with odd names share keys, so partitions too.
+func servicesApart(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	services := []string{"", "a", "A", "a ", `it's \' 50% ?`, "Lädchen", strings.Repeat("s", store.MaxIdentity)}
+	for _, service := range services {
+		write(t, st, store.OutboxRow{MessageID: "of " + service, Service: service, Key: "k"})
+	}
+	number := readAll(t, st)[0].Partition
+	for i, service := range services {
+		p := store.Partition{Service: service, Number: number}
+		waiting, err := st.WaitingPartitions(t.Context(), service)
+		require.NoError(t, err)
+		require.Equal(t, []store.Partition{p}, waiting)
+		rows, err := st.ReadOutbox(t.Context(), p, 0, 100, 1<<20)
+		require.NoError(t, err)
+		require.Len(t, rows, 1)
+		require.Equal(t, service, rows[0].Service)
+		require.Equal(t, "of "+service, rows[0].MessageID)
+		between, err := st.OutboxBetween(t.Context(), p, 0, rows[0].ID+1000, 100)
+		require.NoError(t, err)
+		require.Len(t, between, 1)
+		_, err = st.OpenOutboxWrites(t.Context(), p, rows[0].ID)
+		require.NoError(t, err)
+
+		other := store.Partition{Service: services[(i+1)%len(services)], Number: number}
+		lease, _ := acquire(t, st, "outbox/0", "me", time.Minute)
+		n, err := st.ConfirmOutbox(t.Context(), lease, other, []int64{rows[0].ID})
+		require.NoError(t, err)
+		require.Zero(t, n, "it is another service's")
+		require.NoError(t, st.FailOutbox(t.Context(), p, rows[0].ID, errBoom))
+		n, err = st.ConfirmOutbox(t.Context(), lease, p, []int64{rows[0].ID})
+		require.NoError(t, err)
+		require.EqualValues(t, 1, n)
+		counts, err := st.CountOutbox(t.Context())
+		require.NoError(t, err)
+		require.Len(t, counts, len(services)-i-1)
+	}
+}
+
 func confirmLost(t *testing.T, b *bundle) {
 	st := b.store(t, store.Config{})
 	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"})
@@ -81,7 +121,8 @@ func failures(t *testing.T, b *bundle) {
 	write(t, st, store.OutboxRow{MessageID: "1", Key: "k"})
 	row := readAll(t, st)[0]
 	require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, errors.New("broker is down")))
-	require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, errors.New("odd \x00\xff"+strings.Repeat("ü", 3000))))
+	odd := errors.New("odd \x00\xff" + strings.Repeat("ü", 3000))
+	require.NoError(t, st.FailOutbox(t.Context(), shard(row.Partition), row.ID, odd))
 	got := readAll(t, st)[0]
 	require.Equal(t, 2, got.Attempts)
 	require.True(t, strings.HasPrefix(got.LastError, "odd "))
