@@ -120,7 +120,7 @@ type Case struct {
 	Replay string
 
 	// Store and Dedupe are Headrace's finer settings, as the service has them.
-	// Waits for locks end after a second here, unless it is set there.
+	// Waits for locks end after two seconds here, unless it is set there.
 	Store  store.Config
 	Dedupe middleware.DedupeConfig
 }
@@ -129,7 +129,8 @@ const (
 	defaultRuns   = 200
 	defaultWithin = 30 * time.Second
 	// lockTimeout is shorter than the store's: who waits for long here waits in vain.
-	lockTimeout = time.Second
+	// It is longer than patience, for databases that don't say who waits.
+	lockTimeout = 2 * time.Second
 	// consumer is the name under which the handler remembers messages.
 	consumer = "handlertest"
 )

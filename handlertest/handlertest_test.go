@@ -239,7 +239,7 @@ func TestInstancesThatShareALockAreNotStuck(t *testing.T) {
 			return h(msg)
 		}
 	})
-	c.Messages, c.Runs = orders(1), 16
+	c.Messages, c.Runs = orders(1), 9
 	require.Nil(t, explore(t, c).Protected.Counterexample)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/headrace-go/headrace/store"
 )
@@ -23,6 +24,16 @@ func (e *environment) identify(ctx context.Context, c *conn) error {
 		return fmt.Errorf("handlertest: ask a connection for its number: %w", err)
 	}
 	return nil
+}
+
+// lookInterval is how often the database is asked meanwhile whether an instance
+// waits for a lock. InnoDB answers from a copy, and makes a new one only when
+// nobody has read it for 100 ms.
+func (e *environment) lookInterval() time.Duration {
+	if e.c.Store.Dialect == store.MySQL {
+		return 110 * time.Millisecond
+	}
+	return 5 * time.Millisecond
 }
 
 // locked reports whether a process is known to wait for a lock. A database that

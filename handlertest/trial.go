@@ -15,11 +15,10 @@ import (
 
 const (
 	// patience is how long an instance may take to its next gate, before another
-	// one that could go on does: it may be waiting for a lock of that one.
-	// Thinking so wrongly is harmless: then both run at once.
-	patience = time.Second / 4
-	// lookInterval is how often the database is asked meanwhile whether it does.
-	lookInterval = 5 * time.Millisecond
+	// one that could go on does: it may be waiting for a lock of that one which the
+	// database knows nothing of. Thinking so wrongly, on a machine that is slow,
+	// breaks nothing that holds, but can hide what doesn't: then both run at once.
+	patience = time.Second
 	// limit is how long nothing may happen at all.
 	limit = 30 * time.Second
 	// attempts is how often in a row a message's handler may fail by itself.
@@ -314,7 +313,7 @@ func (t *trial) await(d *delivery) error {
 	defer dead.Stop()
 	var stalled, look <-chan time.Time
 	if d != nil && slices.ContainsFunc(t.active, func(o *delivery) bool { return o != d && o.state != running }) {
-		timer, ticker := time.NewTimer(patience), time.NewTicker(lookInterval)
+		timer, ticker := time.NewTimer(patience), time.NewTicker(t.env.lookInterval())
 		defer timer.Stop()
 		defer ticker.Stop()
 		stalled, look = timer.C, ticker.C
