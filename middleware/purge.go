@@ -213,39 +213,61 @@ func (p *Purge) batches(
 	batch func() (int64, error),
 ) (interrupted string, err error) {
 	renew := p.cfg.Clock.Now().Add(p.cfg.LeaseTTL / 3)
-	for {
-		now := p.cfg.Clock.Now()
-		if !now.Before(quietUntil) {
+	for failures := 0; ; {
+		if !p.cfg.Clock.Now().Before(quietUntil) {
 			return quietOver, nil
 		}
-		if !now.Before(renew) {
-			held, err := p.store.RenewLeases(ctx, lease.Name, p.owner, p.cfg.LeaseTTL)
-			if err != nil {
-				return "", err
-			}
-			if len(held) == 0 {
-				return leaseLost, nil
-			}
-			renew = now.Add(p.cfg.LeaseTTL / 3)
-		}
-		deep, err := p.deepBacklog(ctx, consumer)
-		if err != nil {
+		var done bool
+		interrupted, done, err = p.round(ctx, consumer, lease, &renew, stats, batch)
+		switch {
+		case done || interrupted != "":
+			return interrupted, nil
+		case err == nil:
+			failures = 0
+		case failures == purgeTries-1:
 			return "", err
-		}
-		if !deep {
-			n, err := batch()
-			if err != nil || n == 0 {
-				return "", err
-			}
-			stats.Purged += n
-			stats.Batches++
+		default: // the next night is a day away
+			failures++
+			p.cfg.Logger.Info("Purging failed, trying again", watermill.LogFields{"consumer": consumer, "cause": err.Error()})
 		}
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("middleware: purge: %w", ctx.Err())
-		case <-p.cfg.Clock.After(p.cfg.Pause):
+			return "", errors.Join(err, fmt.Errorf("middleware: purge: %w", ctx.Err()))
+		case <-p.cfg.Clock.After(p.cfg.Pause << failures):
 		}
 	}
+}
+
+// purgeTries is how often in a row a purge may fail before it is left to the next
+// night: longer than a busy writer or a failover takes.
+const purgeTries = 8
+
+// round removes a batch, unless many messages wait.
+func (p *Purge) round(
+	ctx context.Context, consumer string, lease store.Lease, renew *time.Time, stats *PurgeStats,
+	batch func() (int64, error),
+) (interrupted string, done bool, err error) {
+	if now := p.cfg.Clock.Now(); !now.Before(*renew) {
+		held, err := p.store.RenewLeases(ctx, lease.Name, p.owner, p.cfg.LeaseTTL)
+		if err != nil {
+			return "", false, err
+		}
+		if len(held) == 0 {
+			return leaseLost, false, nil
+		}
+		*renew = now.Add(p.cfg.LeaseTTL / 3)
+	}
+	deep, err := p.deepBacklog(ctx, consumer)
+	if err != nil || deep {
+		return "", false, err
+	}
+	n, err := batch()
+	if err != nil || n == 0 {
+		return "", err == nil, err
+	}
+	stats.Purged += n
+	stats.Batches++
+	return "", false, nil
 }
 
 func (p *Purge) deepBacklog(ctx context.Context, consumer string) (bool, error) {
