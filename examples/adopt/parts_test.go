@@ -65,7 +65,7 @@ func onParts(t *testing.T, pairs []func(testing.TB) parts, f func(t *testing.T, 
 func memSQLite(t testing.TB) parts {
 	t.Helper()
 	file := url.QueryEscape(filepath.Join(t.TempDir(), "broker.db"))
-	return parts{name: "mem-sqlite", broker: "mem:?file=" + file + "&ack_deadline=1s", db: testenv.SQLite(t)}
+	return parts{name: "mem-sqlite", broker: "mem:?file=" + file + "&ack_deadline=4s", db: testenv.SQLite(t)}
 }
 
 func kafkaPostgres(t testing.TB) parts {
