@@ -63,9 +63,24 @@ func TestWatermillSuite(t *testing.T) {
 			t.Parallel()
 			features, ok := watermillCases[c.name]
 			require.True(t, ok, "the broker has a row in watermillCases")
-			s := newWatermillSuite(t, c)
+			s := newWatermillSuite(t, c, "2s")
 			tests.TestPubSub(t, features, s.pubSub, s.groupPubSub)
 		})
+	}
+}
+
+// TestWatermillStress runs it ten times side by side, on the broker that burdens
+// no disk and no service of other tests.
+func TestWatermillStress(t *testing.T) {
+	t.Parallel()
+	for _, c := range cases(t) {
+		if c.name != "mem" {
+			continue
+		}
+		features := watermillCases[c.name]
+		features.ForceShort = true
+		s := newWatermillSuite(t, c, "200ms")
+		tests.TestPubSubStressTest(t, features, s.pubSub, s.groupPubSub)
 	}
 }
 
@@ -79,10 +94,10 @@ type watermillSuite struct {
 	topics map[string]bool
 }
 
-func newWatermillSuite(t *testing.T, c brokerCase) *watermillSuite {
+func newWatermillSuite(t *testing.T, c brokerCase, drain string) *watermillSuite {
 	t.Helper()
 
-	options := map[string]string{"drain": "2s"}
+	options := map[string]string{"drain": drain}
 	switch c.name {
 	case "kafka", "sqs", "sqs-fifo":
 		options["nack_delay_max"] = "100ms" // a test nacks 300 times
