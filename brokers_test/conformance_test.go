@@ -40,6 +40,7 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 		withProcesses(strings.Replace(rawURL, "ack_deadline=2m", "ack_deadline=3s", 1), &h)
 	default:
 		withProcesses(rawURL, &h)
+		withOwnService(t, strings.TrimSuffix(c.name, "-fifo"), rawURL, &h)
 	}
 	if c.hooks != nil {
 		c.hooks(t, rawURL, &h)

@@ -20,6 +20,7 @@ kafka_prepare() {
   fi
 }
 
+# HEADRACE_KAFKA_ADVERTISED is where clients find it, when that is a proxy.
 kafka_properties() {
   local dir=$state/kafka controller
   controller=$(cat "$dir/controller_port")
@@ -29,7 +30,7 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
 controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://127.0.0.1:$(port_of kafka),CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$(port_of kafka)
+advertised.listeners=PLAINTEXT://${HEADRACE_KAFKA_ADVERTISED:-$(address kafka)}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=$dir/data
 auto.create.topics.enable=true

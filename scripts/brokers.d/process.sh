@@ -70,9 +70,14 @@ port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # keep_port FILE: the port in FILE when it is free, else a new one. The range
 # lies below the one from which the kernel takes ports for outgoing connections.
+# The last threads of a process that was killed hold its port for a moment longer.
 keep_port() {
-  local port
+  local port _
   port=$(cat "$1" 2>/dev/null || true)
+  for _ in {1..50}; do
+    [[ -n $port ]] && ! port_free "$port" || break
+    sleep 0.1
+  done
   until [[ -n $port ]] && port_free "$port"; do
     port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
   done

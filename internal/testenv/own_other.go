@@ -1,0 +1,8 @@
+//go:build !unix
+
+package testenv
+
+import "syscall"
+
+// inGroupOfItsOwn does nothing where there are no process groups.
+func inGroupOfItsOwn() *syscall.SysProcAttr { return nil }
