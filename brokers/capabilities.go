@@ -57,6 +57,10 @@ type Capabilities struct {
 	// message may still come; 0 when unknown or unbounded.
 	RedeliveryWindow time.Duration
 
+	// SendDedup is how long a second Publish of one message under the same send id
+	// (msgmeta.SendID) is dropped, whatever became of the first; 0 when it isn't.
+	SendDedup time.Duration
+
 	// Backlog counts the messages of a topic that a group has not acked yet. It
 	// is nil when the broker can't tell.
 	Backlog func(ctx context.Context, topic, group string) (int64, error)

@@ -23,7 +23,8 @@ func TestConformance(t *testing.T) {
 func opened(t *testing.T, c brokerCase) conformance.Harness {
 	t.Helper()
 
-	rawURL := withOptions(t, c.url(t), c.quick)
+	service := c.url(t)
+	rawURL := withOptions(t, service, c.quick)
 	rawURL = withOptions(t, rawURL, map[string]string{"drain": "2s", "max_body": "150000"})
 	rawURL = withOptions(t, rawURL, c.conformance)
 	h := conformance.Opened(open(t, rawURL))
@@ -41,6 +42,9 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	default:
 		withProcesses(rawURL, &h)
 		withOwnService(t, strings.TrimSuffix(c.name, "-fifo"), rawURL, &h)
+	}
+	if c.name == "postgres" || c.name == "mariadb" {
+		withJoin(t, service, rawURL, &h)
 	}
 	if c.hooks != nil {
 		c.hooks(t, rawURL, &h)

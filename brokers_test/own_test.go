@@ -13,7 +13,7 @@ import (
 
 // withOwnService has the facts that cut a broker off and restart it do that to
 // one of their own, with the options that the shared one has.
-func withOwnService(t *testing.T, service string, shared string, h *conformance.Harness) {
+func withOwnService(t *testing.T, service, shared string, h *conformance.Harness) {
 	t.Helper()
 
 	h.Own = func(ctx context.Context) (conformance.Harness, error) {

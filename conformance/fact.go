@@ -70,6 +70,8 @@ var (
 	needsLanes      = Need{"Lanes", func(c brokers.Capabilities) bool { return c.Lanes }}
 	needsKeyLanes   = Need{"KeyOrder and Lanes", func(c brokers.Capabilities) bool { return c.KeyOrder && c.Lanes }}
 	needsDurable    = Need{"Durable", func(c brokers.Capabilities) bool { return c.Durable }}
+	needsJoin       = Need{"JoinsTx", func(c brokers.Capabilities) bool { return c.JoinsTx }}
+	needsSendDedup  = Need{"SendDedup", func(c brokers.Capabilities) bool { return c.SendDedup > 0 }}
 	needsNilPayload = Need{"NilPayload", func(c brokers.Capabilities) bool { return c.NilPayload }}
 	needsDeadline   = Need{"AckDeadline", func(c brokers.Capabilities) bool { return c.AckDeadline > 0 }}
 	needsTakeover   = Need{"Takeover", func(c brokers.Capabilities) bool { return c.Takeover > 0 }}
@@ -109,7 +111,7 @@ func (o Observation) Of(keys ...string) Observation {
 func Facts() []Fact {
 	return slices.Concat(
 		deliveryFacts(), handoverFacts(), processFacts(), networkFacts(), orderFacts(), concurrencyFacts(),
-		duplicateFacts(), groupFacts(), contentFacts(), timeFacts(), lifecycleFacts(),
+		duplicateFacts(), groupFacts(), contentFacts(), timeFacts(), transactionFacts(), lifecycleFacts(),
 	)
 }
 

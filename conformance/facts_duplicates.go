@@ -1,6 +1,9 @@
 package conformance
 
 import (
+	"context"
+	"fmt"
+
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/msgmeta"
@@ -15,16 +18,31 @@ func duplicateFacts() []Fact {
 			Check: checkNoDuplicates,
 		},
 		{
-			Name:     "duplicates/repeats of one sending are dropped",
-			Claim:    "a message that is published twice with the same send id comes once",
-			Optional: true,
-			Check:    checkSendID,
+			Name:  "duplicates/repeats of one sending are dropped",
+			Claim: "a message that is published twice with the same send id has its effects once",
+			Needs: needsSendDedup,
+			Check: func(t *Trial) Observation { return t.comesOnce(sentAs(t.Message("a"))) },
+			ByHeadrace: func(t *Trial) Observation {
+				return t.hasEffectsOnce(sentAs(t.Message("a")))
+			},
+		},
+		{
+			Name:  "duplicates/repeats of a sending that was handled are dropped",
+			Claim: "a message that is published again with the same send id after it was acked has no effects again",
+			Needs: needsSendDedup,
+			Check: checkSentAgainHandled,
+			ByHeadrace: func(t *Trial) Observation {
+				return t.hasEffectsOnce(sentAs(t.Message("a")))
+			},
 		},
 		{
 			Name:     "duplicates/a repeated UUID is dropped",
-			Claim:    "a message that is published twice comes once",
+			Claim:    "a message that is published twice has its effects once",
 			Optional: true,
-			Check:    checkRepeatedUUID,
+			Check:    func(t *Trial) Observation { return t.comesOnce(t.Message("a")) },
+			ByHeadrace: func(t *Trial) Observation {
+				return t.hasEffectsOnce(t.Message("a"))
+			},
 		},
 		{
 			Name:  "duplicates/a refused batch leaves nothing",
@@ -69,14 +87,68 @@ func checkNoDuplicates(t *Trial) Observation {
 	return Holds()
 }
 
-func checkSendID(t *Trial) Observation {
-	msg := t.Message("a")
+// sentAs gives a message a send id.
+func sentAs(msg *message.Message) *message.Message {
 	msgmeta.SetSendID(msg, msg.UUID)
 
-	return t.comesOnce(msg)
+	return msg
 }
 
-func checkRepeatedUUID(t *Trial) Observation { return t.comesOnce(t.Message("a")) }
+// checkSentAgainHandled repeats a sending as a relay does that doesn't know any
+// more that it was through.
+func checkSentAgainHandled(t *Trial) Observation {
+	msg, between, marker := sentAs(t.Message("a")), t.Message("a"), t.Message("a")
+	c := t.Subscribe(groupOne)
+	t.Publish(cloned(msg), between)
+	c.AckAll([]*message.Message{msg, between}) // the second comes after the first one's ack
+	t.Publish(cloned(msg), marker)
+	c.AckEverything()
+	t.MustAck(groupOne, []*message.Message{marker})
+	t.Until("the repeated sending", t.Harness.Quiet, func(events []event) bool {
+		_, again := twice(events, groupOne)
+
+		return again
+	})
+	if o, again := twice(t.events(), groupOne); again {
+		return o
+	}
+
+	return Holds()
+}
+
+// hasEffectsOnce publishes a message twice, and once more after it was handled, to
+// a service with Dedupe.
+func (t *Trial) hasEffectsOnce(msg *message.Message) Observation {
+	d := t.deskByHeadrace()
+	of := t.history.of(msg).name
+	deliveries := 0
+	settleUntil := func(enough func() bool) {
+		for !enough() {
+			next, _ := d.poll(d.again)
+			if next == nil {
+				t.Lacksf("after %d deliveries nothing came within %v", deliveries, d.again)
+			}
+			d.settle(next, func(ctx context.Context) error {
+				if next.Name != of {
+					return nil
+				}
+
+				return d.effect(ctx, deliveries)
+			})
+			deliveries++
+		}
+	}
+	t.Publish(cloned(msg), cloned(msg))
+	settleUntil(func() bool { return count(t.events(), acked, groupOne) >= 2 })
+	t.Publish(cloned(msg))
+	settleUntil(func() bool { return count(t.events(), acked, groupOne) >= 3 })
+	o := d.once(deliveries)
+	if o.Holds {
+		o.Note = fmt.Sprintf("by Dedupe, of %d deliveries", deliveries)
+	}
+
+	return o
+}
 
 // comesOnce publishes a message twice before anybody listens.
 func (t *Trial) comesOnce(msg *message.Message) Observation {

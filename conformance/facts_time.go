@@ -3,6 +3,7 @@ package conformance
 import (
 	"time"
 
+	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/msgmeta"
 )
 
@@ -38,6 +39,14 @@ func timeFacts() []Fact {
 			Name:  "time/clock skew changes nothing",
 			Claim: "messages whose event times lie in the future or the past are delivered like others, in order",
 			Check: checkSkew,
+		},
+		{
+			Name:  "time/delay",
+			Claim: "a message can be published now and delivered at a later time",
+			// No capability promises it yet.
+			Needs: Need{"a delay", func(brokers.Capabilities) bool { return false }},
+			Issue: "scheduling", Shy: true,
+			Check: checkDelay,
 		},
 		{
 			Name:  "time/nacks back off",
@@ -155,13 +164,44 @@ func checkSkew(t *Trial) Observation {
 	for i, skew := range []time.Duration{year, -year, time.Hour, 0} {
 		msgmeta.SetEventTime(messages[i], time.Now().Add(skew))
 	}
+	sent := map[string]time.Time{}
+	for _, msg := range messages {
+		sent[msg.UUID], _, _ = msgmeta.GetEventTime(msg)
+	}
 	t.PublishBatch(messages...)
-	c.AckAll(messages)
+	for left := len(messages); left > 0; {
+		d := c.NextAgain()
+		at, _, err := msgmeta.GetEventTime(d.Message)
+		if want, known := sent[d.UUID]; known && (err != nil || !at.Equal(want)) {
+			return Lacks("an event time of %v came back as %v", want, at).Of("a")
+		} else if known {
+			left--
+		}
+		delete(sent, d.UUID)
+		d.Ack()
+	}
 	if !t.Capabilities.KeyOrder {
 		return Holds()
 	}
 
 	return t.inOrder(perKey, true)
+}
+
+// checkDelay asks by the only entry that speaks of time: there is no other.
+func checkDelay(t *Trial) Observation {
+	c := t.Subscribe(groupOne)
+	msg := t.Message("a")
+	due := time.Now().Add(t.Harness.Quiet)
+	msgmeta.SetEventTime(msg, due)
+	t.Publish(msg)
+	d := c.Next()
+	early := time.Until(due)
+	d.Ack()
+	if early > 0 {
+		return Lacks("it came at once: there is no way to ask for a later delivery")
+	}
+
+	return Holds()
 }
 
 func checkBackoff(t *Trial) Observation {

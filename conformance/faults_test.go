@@ -63,6 +63,10 @@ func seededFaults() []seeded {
 
 		{toy.DoublesSome, ordered, []string{"duplicates/none without trouble"}},
 		{toy.SendsHalfARefused, ordered, []string{"duplicates/a refused batch leaves nothing"}},
+		{toy.ForgetsSendIDs, joined, []string{
+			"duplicates/repeats of one sending are dropped", "duplicates/repeats of a sending that was handled are dropped",
+		}},
+		{toy.ForgetsHandled, joined, []string{"duplicates/repeats of a sending that was handled are dropped"}},
 		{toy.GroupsSteal, ordered, []string{"groups/each hears everything"}},
 		{toy.GroupsSteal, plain, []string{"groups/no group takes another's messages"}},
 		{toy.ConsumersAllHear, ordered, []string{"groups/consumers of one share"}},
@@ -89,6 +93,13 @@ func seededFaults() []seeded {
 
 		{toy.NoDeadline, total, []string{"time/past the ack deadline it comes again"}},
 		{toy.EarlyDeadline, ordered, []string{"time/held for as long as it takes"}},
+
+		{toy.CommitsOnNack, joined, []string{
+			"transactions/effects of a nacked attempt", "transactions/effects of a lost ack",
+			"transactions/a conflict of transactions",
+		}},
+		{toy.CommitsPastDeadline, joined, []string{"transactions/effects of a handler past its deadline"}},
+		{toy.AcksThoughAborted, joined, []string{"transactions/an aborted transaction"}},
 
 		{toy.CloseDoesNotWait, ordered, []string{"lifecycle/close lets the handler finish"}},
 		{toy.CloseHangsUnread, ordered, []string{"lifecycle/close while nobody reads"}},

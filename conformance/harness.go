@@ -64,6 +64,11 @@ type Harness struct {
 	// ConsumerMain: facts kill and freeze it. Optional; see Reexec.
 	Consumer func(ctx context.Context, spec ConsumerSpec) (Process, error)
 
+	// Join opens a subscriber whose handlers work in the transaction that records
+	// their ack, where Capabilities.JoinsTx says that there is such a thing.
+	// Handlers that hold a message get some seconds at most. Optional.
+	Join func(ctx context.Context, group string) (Joined, error)
+
 	// Grow gives an existing topic more partitions. Optional.
 	Grow func(ctx context.Context, topic string) error
 
@@ -154,8 +159,8 @@ func contradictions(c brokers.Capabilities) (wrong []error) {
 	if c.TotalOrder && c.Lanes {
 		bad("capabilities contradict: TotalOrder with Lanes; where several are in flight at once, there is no total order")
 	}
-	if c.MaxBody < 0 || c.AckDeadline < 0 || c.Takeover < 0 || c.RedeliveryWindow < 0 {
-		bad("capabilities: MaxBody, AckDeadline, Takeover and RedeliveryWindow must not be negative")
+	if c.MaxBody < 0 || c.AckDeadline < 0 || c.Takeover < 0 || c.RedeliveryWindow < 0 || c.SendDedup < 0 {
+		bad("capabilities: MaxBody, AckDeadline, Takeover, RedeliveryWindow and SendDedup must not be negative")
 	}
 	if c.RedeliveryWindow > 0 && c.RedeliveryWindow < c.AckDeadline {
 		bad("capabilities contradict: RedeliveryWindow %v is shorter than AckDeadline %v, which is followed by another copy",

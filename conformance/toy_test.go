@@ -34,6 +34,13 @@ func plain() toy.Config {
 	return toy.Config{Lanes: true, AckDeadline: toyDeadline, OneGroup: brokers.ErrOneGroup}
 }
 
+func joined() toy.Config {
+	c := ordered()
+	c.Joins, c.SendDedup = true, true
+
+	return c
+}
+
 // harness opens a toy and says what it would promise if it were sound.
 func harness(t *testing.T, c toy.Config) conformance.Harness {
 	t.Helper()
@@ -41,7 +48,7 @@ func harness(t *testing.T, c toy.Config) conformance.Harness {
 	b := toy.New(c)
 	t.Cleanup(b.Close)
 
-	return conformance.Harness{
+	h := conformance.Harness{
 		Name: "toy",
 		Capabilities: brokers.Capabilities{
 			Groups: c.Groups, KeyOrder: c.KeyOrder, TotalOrder: c.TotalOrder, Lanes: c.Lanes, Durable: true,
@@ -59,11 +66,22 @@ func harness(t *testing.T, c toy.Config) conformance.Harness {
 		Patience: 4 * time.Second,
 		Quiet:    300 * time.Millisecond,
 	}
+	if c.SendDedup {
+		h.Capabilities.SendDedup = time.Minute
+	}
+	if c.Joins {
+		h.Capabilities.JoinsTx = true
+		h.Join = joinToy(t, b, c.Faults)
+	}
+
+	return h
 }
 
 func TestSoundToysPass(t *testing.T) {
 	t.Parallel()
-	for name, config := range map[string]toy.Config{"ordered": ordered(), "total": total(), "plain": plain()} {
+	for name, config := range map[string]toy.Config{
+		"ordered": ordered(), "joined": joined(), "total": total(), "plain": plain(),
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			report, err := conformance.Check(t.Context(), harness(t, config), conformance.Options{})

@@ -72,6 +72,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -81,6 +82,10 @@ import (
 // attributeRoom is left for UUID, key and a little metadata when the greatest
 // payload is derived from the greatest message.
 const attributeRoom = 1024
+
+// dedupInterval is for how long FIFO queues know deduplication ids; it can't be
+// set.
+const dedupInterval = 5 * time.Minute
 
 // Open is the brokers.Opener of the scheme sqs.
 func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend, error) {
@@ -104,9 +109,9 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 		c.close()
 		return nil, err
 	}
-	name := "sqs"
+	name, sendDedup := "sqs", time.Duration(0)
 	if s.fifo {
-		name = "sqs-fifo"
+		name, sendDedup = "sqs-fifo", dedupInterval
 	}
 
 	return &brokers.Backend{
@@ -130,6 +135,7 @@ func Open(ctx context.Context, u *url.URL, cfg brokers.Config) (*brokers.Backend
 			AckDeadline:      s.visibility,
 			Takeover:         s.visibility,
 			RedeliveryWindow: s.retention,
+			SendDedup:        sendDedup,
 			Backlog:          q.backlog,
 		},
 	}, nil

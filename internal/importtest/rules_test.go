@@ -104,7 +104,7 @@ var rules = []rule{
 	{pkg: inHand, product: []string{"brokers"}},
 
 	// What users run against their own code and brokers.
-	{pkg: "conformance", modules: []string{testify}, product: []string{
+	{pkg: "conformance", modules: []string{testify, sqliteDriver}, product: []string{
 		"msgmeta", "keys", "store", "store/...", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
 		"sagas", "brokers", "brokers/...", "conformance/...", "internal/faults",
 	}},

@@ -44,9 +44,9 @@ func StartOwn(ctx context.Context, t testing.TB, name string) (*Own, error) {
 		return nil, fmt.Errorf("a service of the test's own: %w", err)
 	}
 	port := freePort()
-	if err := errors.Join(
-		os.Chmod(state, 0o755),                      //nolint:gosec // Postgres runs as another user
-		os.Mkdir(filepath.Join(state, name), 0o755), //nolint:gosec // as said
+	if err := errors.Join( // Postgres runs as another user
+		os.Chmod(state, 0o755),
+		os.Mkdir(filepath.Join(state, name), 0o755),
 		os.WriteFile(filepath.Join(state, name, "port"), []byte(strconv.Itoa(port)), 0o600),
 	); err != nil {
 		return nil, err
@@ -93,7 +93,7 @@ func (o *Own) Restart(ctx context.Context) error {
 func (o *Own) run(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, ownTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, brokersScript(), args...) //nolint:gosec // our own script
+	cmd := exec.CommandContext(ctx, brokersScript(), args...)
 	cmd.Env = o.env
 	var said, log strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &log
@@ -109,7 +109,7 @@ func (o *Own) run(ctx context.Context, args ...string) (string, error) {
 func (o *Own) guard(state string) (end func(), err error) {
 	const script = `cat >/dev/null; "$0" kill "$1"; "$0" reset "$1"; rm -rf "$2"`
 	// No context: it must outlive the test.
-	cmd := exec.Command("bash", "-c", script, brokersScript(), o.name, state) //nolint:gosec,noctx // our own script
+	cmd := exec.Command("bash", "-c", script, brokersScript(), o.name, state) //nolint:noctx // as said
 	cmd.Env = o.env
 	cmd.SysProcAttr = inGroupOfItsOwn()
 	alive, err := cmd.StdinPipe()
@@ -141,7 +141,7 @@ func freePort() int {
 	const lowest, ports, attempts = 20000, 12000, 100
 	port := 0
 	for range attempts {
-		port = lowest + rand.IntN(ports) //nolint:gosec // any will do
+		port = lowest + rand.IntN(ports)
 		var listen net.ListenConfig
 		listener, err := listen.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
@@ -156,7 +156,7 @@ func freePort() int {
 
 // brokersScript is the path of scripts/brokers, beside this very file.
 func brokersScript() string {
-	_, file, _, _ := runtime.Caller(0)
+	_, file, _, _ := runtime.Caller(0) //nolint:dogsled // the file alone
 
 	return filepath.Join(filepath.Dir(file), "..", "..", "scripts", "brokers")
 }

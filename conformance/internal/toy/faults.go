@@ -29,6 +29,13 @@ const (
 	DeafAfterCut     Fault = "subscriptions do not recover from a cut"
 )
 
+// Faults of transactions that handlers join; the harness has them.
+const (
+	CommitsOnNack       Fault = "commits the effects of a nacked attempt"
+	CommitsPastDeadline Fault = "commits the effects of a handler past its deadline"
+	AcksThoughAborted   Fault = "acks though the transaction was aborted"
+)
+
 // Faults of order and concurrency.
 const (
 	ReordersAfterNack Fault = "reorders after a nack"
@@ -46,6 +53,8 @@ const (
 const (
 	DoublesSome       Fault = "delivers every fifth message twice"
 	SendsHalfARefused Fault = "sends half of a refused batch"
+	ForgetsSendIDs    Fault = "does not look at send ids"
+	ForgetsHandled    Fault = "forgets the send id of what was handled"
 	GroupsSteal       Fault = "groups share messages"
 	ConsumersAllHear  Fault = "consumers of a group all hear everything"
 	LateGroupHears    Fault = "a late group hears nothing old"

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -24,6 +25,8 @@ type Config struct {
 	Lanes       bool // several at once; without it one per subscription
 	Groups      bool // without it a second group is refused
 	NilPayload  bool
+	SendDedup   bool          // a send id that was seen before is dropped
+	Joins       bool          // the harness has a Join
 	AckDeadline time.Duration // 0: none
 	MaxBody     int           // bytes
 	NackDelay   time.Duration // doubled with each failure, up to sixteenfold
@@ -292,13 +295,30 @@ func (b *Broker) publish(t *topic, messages []*message.Message) {
 		slices.Reverse(messages)
 	}
 	for _, msg := range messages {
-		if b.has(DropsKnownUUIDs) && b.seen[msg.UUID] {
+		if b.has(DropsKnownUUIDs) && b.seen[msg.UUID] || b.sentBefore(t, msg) {
 			continue
 		}
 		b.seen[msg.UUID] = true
 		b.append(t, b.stored(msg), msg.Context())
 	}
 	b.wake()
+}
+
+// sentBefore notes the sending of a message, and reports that it was noted
+// before.
+func (b *Broker) sentBefore(t *topic, msg *message.Message) bool {
+	sending := msgmeta.GetSendID(msg)
+	if !b.config.SendDedup || sending == "" || b.has(ForgetsSendIDs) {
+		return false
+	}
+	handled := slices.ContainsFunc(slices.Collect(maps.Values(t.groups)), func(g *group) bool {
+		return slices.ContainsFunc(g.entries, func(e *entry) bool { return e.msg.UUID == msg.UUID && e.gone })
+	})
+	id := msg.UUID + ":" + sending
+	before := b.seen[id]
+	b.seen[id] = true
+
+	return before && (!handled || !b.has(ForgetsHandled))
 }
 
 func (b *Broker) append(t *topic, msg *message.Message, ctx context.Context) { //nolint:revive // a context that is stored
