@@ -2,11 +2,16 @@ package brokers_test
 
 import (
 	"context"
+	"database/sql"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/headrace-go/headrace/conformance"
+	"github.com/headrace-go/headrace/internal/dburl"
+	"github.com/headrace-go/headrace/internal/testenv"
 )
 
 // TestConformance tries all facts on every broker as Headrace opens it:
@@ -32,6 +37,8 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	h.Known = c.known
 	h.Parallel = c.parallel
 	h.DeleteTopic = withPatience(h.DeleteTopic)
+	h.Database = databaseFor(t, c)
+	h.Handlings = handlings()
 
 	switch c.name {
 	case "mem": // is in one process
@@ -51,6 +58,27 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	}
 
 	return h
+}
+
+// databaseFor is a real database for the services of the composition facts, such
+// that each kind meets a broker that is a database itself and one that isn't; nil,
+// which is SQLite, for the embedded brokers.
+func databaseFor(t *testing.T, c brokerCase) func(context.Context) (*sql.DB, error) {
+	t.Helper()
+
+	var address string
+	switch c.name {
+	case "postgres", "kafka", "sqs-fifo":
+		address = testenv.Postgres(t)
+	case "mariadb", "sqs":
+		address = testenv.MariaDB(t)
+	default:
+		return nil
+	}
+	database, err := dburl.Parse(address)
+	require.NoError(t, err)
+
+	return func(context.Context) (*sql.DB, error) { return database.Open() }
 }
 
 // withPatience bounds the removal of a topic.

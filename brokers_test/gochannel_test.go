@@ -46,6 +46,8 @@ func TestGoChannelConforms(t *testing.T) {
 			"lifecycle/close lets the handler finish":          "the end of a subscription cancels its messages at once",
 			"lifecycle/close while nobody reads":               gone,
 			"lifecycle/ack after close":                        gone,
+			"composition/a ring of two services":               gone,
+			"composition/a crash at any step":                  gone,
 		},
 		Patience: 3 * time.Second,
 		Quiet:    300 * time.Millisecond,

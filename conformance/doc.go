@@ -39,4 +39,11 @@
 // happen is only seen by waiting: as long as Harness.Quiet. Facts run side by
 // side, each on a topic of its own and with its own deadline; past it a fact is
 // unknown, and what hangs is left behind.
+//
+// # Whole services
+//
+// The composition facts build services as users do: handlers behind headrace.New,
+// with an effect in a database (Harness.Database) for each message. Publishes fail
+// and acks are lost by a seed, which a fact that failed names and
+// HEADRACE_CONFORMANCE_SEED brings back; services are closed, and crash.
 package conformance

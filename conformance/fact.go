@@ -40,9 +40,16 @@ type Fact struct {
 	// broker to itself; where there is none, no other fact runs meanwhile.
 	Breaks bool
 
+	// Busy facts keep the machine at work: no others run meanwhile, which measure
+	// time.
+	Busy bool
+
 	// Deadline of the fact. Default: four times the harness's Patience, and the
 	// broker's ack deadline on top.
 	Deadline time.Duration
+
+	// Longer is added to the deadline. Optional.
+	Longer func(h Harness) time.Duration
 
 	// Check tries it on the broker itself.
 	Check func(t *Trial) Observation
@@ -112,6 +119,7 @@ func Facts() []Fact {
 	return slices.Concat(
 		deliveryFacts(), handoverFacts(), processFacts(), networkFacts(), orderFacts(), concurrencyFacts(),
 		duplicateFacts(), groupFacts(), contentFacts(), timeFacts(), transactionFacts(), lifecycleFacts(),
+		compositionFacts(),
 	)
 }
 
@@ -133,5 +141,10 @@ func (f Fact) deadline(h Harness) time.Duration {
 	}
 	const waits = 4 // for so many things that never come, one after the other
 
-	return waits*h.Patience + min(max(h.Capabilities.AckDeadline, h.Capabilities.Takeover), time.Minute)
+	deadline := waits*h.Patience + min(max(h.Capabilities.AckDeadline, h.Capabilities.Takeover), time.Minute)
+	if f.Longer != nil {
+		deadline += f.Longer(h)
+	}
+
+	return deadline
 }

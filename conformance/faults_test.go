@@ -113,6 +113,16 @@ func seededFaults() []seeded {
 		{toy.TopicsBlockOthers, ordered, []string{"lifecycle/two topics"}},
 		{toy.LateAckTakesNext, ordered, []string{"lifecycle/ack after close"}},
 		{toy.SecondSubscription, ordered, []string{"lifecycle/subscribe twice"}},
+
+		{toy.LosesInHandOnClose, ordered, []string{
+			"composition/a ring of two services", "composition/a crash at any step", "composition/two instances of a service",
+		}},
+		{toy.ReordersAfterNack, ordered, []string{"composition/order per key round the ring"}},
+		{toy.GroupsSteal, ordered, []string{"composition/two services on one topic"}},
+		{toy.NeverRedelivers, ordered, []string{"composition/a handler that fails after it has written"}},
+		{toy.DropsKnownUUIDs, ordered, []string{"composition/poison put aside"}},
+		{toy.TrimsValues, ordered, []string{"composition/content round the ring"}},
+		{toy.MangleBytes, ordered, []string{"composition/content round the ring"}},
 	}
 }
 

@@ -2,11 +2,15 @@ package conformance
 
 import (
 	"context"
-	"crypto/rand"
+	cryptorand "crypto/rand"
+	"database/sql"
 	"encoding/base32"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +24,13 @@ const (
 	DefaultPatience = 30 * time.Second
 	DefaultQuiet    = 3 * time.Second
 	DefaultParallel = 8
+
+	// DefaultHandlings is what a continuous integration has time for.
+	DefaultHandlings = 2000
 )
+
+// SeedVariable is the environment's name for a Harness's Seed.
+const SeedVariable = "HEADRACE_CONFORMANCE_SEED"
 
 // Harness says how to use a broker. Its functions may be called concurrently.
 type Harness struct {
@@ -80,6 +90,26 @@ type Harness struct {
 	// fact fails. Optional.
 	State func(ctx context.Context, topic, group string) (string, error)
 
+	// Database opens a database for a service of the composition facts: PostgreSQL,
+	// MySQL, MariaDB or SQLite. Each call gives a *sql.DB that the suite closes;
+	// several may lead to one database, in which the suite's tables have names of
+	// their own and are removed in the end. Default: SQLite, in a temporary folder.
+	Database func(ctx context.Context) (*sql.DB, error)
+
+	// Handlings is how many messages the longest of the composition facts handles.
+	// Default 2,000.
+	Handlings int
+
+	// Seed chooses the faults of the composition facts; those that fail name it.
+	// How messages meet is the machine's, so that a seed brings back the faults and
+	// not each race. Default: the environment's HEADRACE_CONFORMANCE_SEED, or a
+	// random one.
+	Seed uint64
+
+	// Without leaves out protections of Headrace in the composition facts, which
+	// then are to fail. Default: none.
+	Without []Protection
+
 	// Known are facts ("group/name") that this broker is known to break, with the
 	// reason. They are still tried, and reported as "no" instead of failing.
 	Known map[string]string
@@ -113,8 +143,19 @@ func (h Harness) withDefaults() (Harness, error) {
 	if h.Subscriber == nil {
 		bad("Subscriber is nil; it opens a subscriber of a group")
 	}
-	if h.Patience < 0 || h.Quiet < 0 || h.Parallel < 0 {
-		bad("Patience, Quiet and Parallel must not be negative; 0 is the default")
+	if h.Patience < 0 || h.Quiet < 0 || h.Parallel < 0 || h.Handlings < 0 {
+		bad("Patience, Quiet, Parallel and Handlings must not be negative; 0 is the default")
+	}
+	for _, p := range h.Without {
+		if p != Dedupe && p != Outbox {
+			bad("Without names %q, which is no protection; there are %q and %q", p, Dedupe, Outbox)
+		}
+	}
+	if h.Seed == 0 {
+		var err error
+		if h.Seed, err = seed(); err != nil {
+			wrong = append(wrong, err)
+		}
 	}
 	for name, reason := range h.Known {
 		if reason == "" {
@@ -143,11 +184,28 @@ func (h Harness) withDefaults() (Harness, error) {
 	if h.Parallel == 0 {
 		h.Parallel = DefaultParallel
 	}
+	if h.Handlings == 0 {
+		h.Handlings = DefaultHandlings
+	}
 	if h.Topic == nil {
 		h.Topic = func(context.Context) (string, error) { return TopicName(), nil }
 	}
 
 	return h, nil
+}
+
+// seed is the environment's, or a random one.
+func seed() (uint64, error) {
+	text := os.Getenv(SeedVariable)
+	if text == "" {
+		return rand.Uint64(), nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s is no seed: it must be a number, as a fact that failed has named it", SeedVariable)
+	}
+
+	return n, nil
 }
 
 // contradictions lists what can't be true together.
@@ -199,7 +257,7 @@ func TopicName() string { return uniqueName("conf") }
 func uniqueName(prefix string) string {
 	const randomBytes = 10 // 16 characters of base32
 	var random [randomBytes]byte
-	_, _ = rand.Read(random[:]) // never fails: it ends the program instead
+	_, _ = cryptorand.Read(random[:]) // never fails: it ends the program instead
 
 	return prefix + "_" + strings.ToLower(base32.StdEncoding.EncodeToString(random[:]))
 }

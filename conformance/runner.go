@@ -17,6 +17,7 @@ type runner struct {
 
 	started func(fact string) // optional
 
+	rooms    *rooms
 	slots    chan struct{}
 	quiet    sync.RWMutex // facts that break the broker of all others lock it
 	breaking sync.Mutex   // facts that break the harness's own broker lock it
@@ -35,7 +36,9 @@ func newRunner(ctx context.Context, h Harness) (*runner, error) {
 		return nil, err
 	}
 
-	r := &runner{harness: h, ctx: ctx, slots: make(chan struct{}, h.Parallel), topics: map[string]bool{}}
+	r := &runner{
+		harness: h, ctx: ctx, rooms: newRooms(), slots: make(chan struct{}, h.Parallel), topics: map[string]bool{},
+	}
 	r.own = sync.OnceValues(r.openOwn)
 
 	return r, nil
@@ -54,6 +57,9 @@ func (r *runner) run(f Fact) Result {
 		if missing := f.Missing(r.harness); missing != "" {
 			return r.result(f, outcome{unknown: missing}, 0)
 		}
+	}
+	if err := r.rooms.enter(r.ctx, f.Busy); err == nil {
+		defer r.rooms.leave()
 	}
 	ownBroker := f.Breaks && r.harness.Own != nil
 	if ownBroker {

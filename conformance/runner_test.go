@@ -26,11 +26,12 @@ func TestBadHarnessIsRefusedWithAllThatIsWrong(t *testing.T) {
 		},
 		Known:    map[string]string{"order/of magnitude": "no such fact"},
 		Patience: -1,
+		Without:  []conformance.Protection{"luck"},
 	}, conformance.Options{})
 	require.ErrorIs(t, err, conformance.ErrHarness)
 	for _, text := range []string{
 		"Name is empty", "Publisher is nil", "Subscriber is nil", "TotalOrder without KeyOrder", "TotalOrder with Lanes",
-		"MaxBody", "RedeliveryWindow 1m0s is shorter than AckDeadline 1h0m0s", `"order/of magnitude"`, "Patience",
+		"MaxBody", "RedeliveryWindow 1m0s is shorter than AckDeadline 1h0m0s", `"order/of magnitude"`, "Patience", `"luck"`,
 	} {
 		require.ErrorContains(t, err, text)
 	}

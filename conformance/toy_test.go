@@ -61,10 +61,11 @@ func harness(t *testing.T, c toy.Config) conformance.Harness {
 		Consumer: func(_ context.Context, spec conformance.ConsumerSpec) (conformance.Process, error) {
 			return startToy(b, b.Subscriber(spec.Group), spec.Topic), nil
 		},
-		Grow:     func(context.Context, string) error { return nil },
-		Foreign:  func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
-		Patience: 4 * time.Second,
-		Quiet:    300 * time.Millisecond,
+		Grow:      func(context.Context, string) error { return nil },
+		Foreign:   func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
+		Handlings: 200,
+		Patience:  4 * time.Second,
+		Quiet:     300 * time.Millisecond,
 	}
 	if c.SendDedup {
 		h.Capabilities.SendDedup = time.Minute

@@ -35,8 +35,9 @@ func harness(t *testing.T, pc fault.PublisherConfig, sc fault.SubscriberConfig) 
 		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
 			return fault.NewSubscriber(b.Subscriber(group), sc)
 		},
-		Patience: 4 * time.Second,
-		Quiet:    300 * time.Millisecond,
+		Handlings: 200,
+		Patience:  4 * time.Second,
+		Quiet:     300 * time.Millisecond,
 	}
 }
 

@@ -104,7 +104,9 @@ var rules = []rule{
 	{pkg: inHand, product: []string{"brokers"}},
 
 	// What users run against their own code and brokers.
+	// It brings a database for whole services, where the user names none.
 	{pkg: "conformance", modules: []string{testify, sqliteDriver}, product: []string{
+		bundle,
 		"msgmeta", "keys", "store", "store/...", "parking", "precedence", "middleware", "forwarder", "ordering", "effects",
 		"sagas", "brokers", "brokers/...", "conformance/...", "internal/faults",
 	}},

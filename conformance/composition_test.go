@@ -1,0 +1,72 @@
+package conformance_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/conformance"
+)
+
+const theRing = "composition/a ring of two services"
+
+func TestSeedOfTheEnvironmentIsNamedByWhatFails(t *testing.T) {
+	h := harness(t, ordered())
+	h.Without = []conformance.Protection{conformance.Dedupe}
+
+	t.Setenv(conformance.SeedVariable, "7")
+	report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only(theRing)})
+	require.NoError(t, err)
+	require.Len(t, report.Failed(), 1, report.Text())
+	require.Contains(t, report.Results[0].Note, "(seed 7)")
+
+	h.Seed = 8 // the harness's own goes first
+	report, err = conformance.Check(t.Context(), h, conformance.Options{Only: only(theRing)})
+	require.NoError(t, err)
+	require.Contains(t, report.Results[0].Note, "(seed 8)")
+
+	h.Seed = 0
+	t.Setenv(conformance.SeedVariable, "seven")
+	_, err = conformance.Check(t.Context(), h, conformance.Options{})
+	require.ErrorIs(t, err, conformance.ErrHarness)
+	require.ErrorContains(t, err, conformance.SeedVariable+" is no seed")
+}
+
+func TestCompositionLeavesNothingInTheDatabase(t *testing.T) {
+	t.Parallel()
+	file := "file:" + filepath.Join(t.TempDir(), "user.db") + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)"
+	h := harness(t, ordered())
+	h.Database = func(context.Context) (*sql.DB, error) { return sql.Open("sqlite", file) }
+	report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only("composition/poison put aside")})
+	require.NoError(t, err)
+	require.Empty(t, report.Failed(), report.Text())
+
+	db, err := sql.Open("sqlite", file)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	var left int
+	require.NoError(t, db.QueryRowContext(t.Context(),
+		"SELECT count(*) FROM sqlite_master WHERE name LIKE 'conf%'").Scan(&left))
+	require.Zero(t, left, "tables of the suite")
+}
+
+func TestDatabaseThatCannotBeOpenedLeavesCompositionUnknown(t *testing.T) {
+	t.Parallel()
+	for said, open := range map[string]func(context.Context) (*sql.DB, error){
+		"no route":                  func(context.Context) (*sql.DB, error) { return nil, errors.New("no route") },
+		"the harness returned none": func(context.Context) (*sql.DB, error) { return nil, nil }, //nolint:nilnil // the mistake
+		"panicked: no driver":       func(context.Context) (*sql.DB, error) { panic("no driver") },
+	} {
+		h := harness(t, ordered())
+		h.Database = open
+		report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only(theRing)})
+		require.NoError(t, err)
+		require.Equal(t, conformance.VerdictUnknown, report.Results[0].Verdict)
+		require.Contains(t, report.Results[0].Note, said)
+		require.True(t, report.Results[0].Failed)
+	}
+}
