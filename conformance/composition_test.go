@@ -5,14 +5,34 @@ import (
 	"database/sql"
 	"errors"
 	"path/filepath"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/conformance"
+	"github.com/headrace-go/headrace/conformance/internal/toy"
 )
 
 const theRing = "composition/a ring of two services"
+
+// Not side by side: they keep the machine busy.
+func TestServicesOnSoundToysPass(t *testing.T) {
+	for name, config := range map[string]toy.Config{"ordered": ordered(), "total": total(), "plain": plain()} {
+		t.Run(name, func(t *testing.T) {
+			if config.AckDeadline > 0 {
+				config.AckDeadline = 10 * time.Second // a database may take longer than what the other facts wait for
+			}
+			h := harness(t, config)
+			h.Patience = 20 * time.Second
+			report, err := conformance.Check(t.Context(), h, conformance.Options{Only: regexp.MustCompile("^composition/")})
+			require.NoError(t, err)
+			require.Empty(t, report.Failed(), report.Text())
+			require.NotEmpty(t, report.Results)
+		})
+	}
+}
 
 func TestSeedOfTheEnvironmentIsNamedByWhatFails(t *testing.T) {
 	h := harness(t, ordered())

@@ -40,8 +40,8 @@ type Fact struct {
 	// broker to itself; where there is none, no other fact runs meanwhile.
 	Breaks bool
 
-	// Busy facts keep the machine at work: no others run meanwhile, which measure
-	// time.
+	// Busy facts keep the machine at work: half as many run side by side, and no
+	// others meanwhile, which measure time.
 	Busy bool
 
 	// Deadline of the fact. Default: four times the harness's Patience, and the

@@ -19,8 +19,9 @@ type runner struct {
 
 	rooms    *rooms
 	slots    chan struct{}
-	quiet    sync.RWMutex // facts that break the broker of all others lock it
-	breaking sync.Mutex   // facts that break the harness's own broker lock it
+	busy     chan struct{} // for facts that keep the machine busy, beside a slot
+	quiet    sync.RWMutex  // facts that break the broker of all others lock it
+	breaking sync.Mutex    // facts that break the harness's own broker lock it
 	own      func() (Harness, error)
 
 	mu     sync.Mutex
@@ -38,6 +39,7 @@ func newRunner(ctx context.Context, h Harness) (*runner, error) {
 
 	r := &runner{
 		harness: h, ctx: ctx, rooms: newRooms(), slots: make(chan struct{}, h.Parallel), topics: map[string]bool{},
+		busy: make(chan struct{}, max(1, h.Parallel/2)),
 	}
 	r.own = sync.OnceValues(r.openOwn)
 
@@ -60,6 +62,10 @@ func (r *runner) run(f Fact) Result {
 	}
 	if err := r.rooms.enter(r.ctx, f.Busy); err == nil {
 		defer r.rooms.leave()
+	}
+	if f.Busy {
+		r.busy <- struct{}{}
+		defer func() { <-r.busy }()
 	}
 	ownBroker := f.Breaks && r.harness.Own != nil
 	if ownBroker {

@@ -63,7 +63,7 @@ func harness(t *testing.T, c toy.Config) conformance.Harness {
 		},
 		Grow:      func(context.Context, string) error { return nil },
 		Foreign:   func(_ context.Context, topic string, payload []byte) error { b.Foreign(topic, payload); return nil },
-		Handlings: 200,
+		Handlings: 100,
 		Patience:  4 * time.Second,
 		Quiet:     300 * time.Millisecond,
 	}
@@ -85,10 +85,16 @@ func TestSoundToysPass(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			report, err := conformance.Check(t.Context(), harness(t, config), conformance.Options{})
+			var facts []string
+			for _, f := range conformance.Facts() {
+				if !f.Busy { // see TestServicesOnSoundToysPass
+					facts = append(facts, f.Name)
+				}
+			}
+			report, err := conformance.Check(t.Context(), harness(t, config), conformance.Options{Only: only(facts...)})
 			require.NoError(t, err)
 			require.Empty(t, report.Failed(), report.Text())
-			require.Len(t, report.Results, len(conformance.Facts()))
+			require.Len(t, report.Results, len(facts))
 			for _, r := range report.Results {
 				require.Empty(t, r.Declaration, "%s: %s", r.Fact, r.Note)
 			}

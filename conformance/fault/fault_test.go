@@ -35,7 +35,7 @@ func harness(t *testing.T, pc fault.PublisherConfig, sc fault.SubscriberConfig) 
 		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
 			return fault.NewSubscriber(b.Subscriber(group), sc)
 		},
-		Handlings: 200,
+		Handlings: 100,
 		Patience:  4 * time.Second,
 		Quiet:     300 * time.Millisecond,
 	}
