@@ -223,6 +223,7 @@ func (s *swap) play(from, to string, m mistake) {
 		s.pileUp(to, 20)
 		s.shut(0)
 		s.pileUp(from, 40)
+		s.relayed()
 		s.open(0, s.brokers[to].Publisher)
 	} else {
 		s.restart(0, brokers.Held{})
@@ -258,6 +259,17 @@ func (s *swap) pileUp(on string, n int64) {
 	testenv.Eventually(s.t, patience, tick, func() (bool, string) {
 		got := s.backlog(on)
 		return got >= want, fmt.Sprintf("%d of %d messages on %s", got, want, on)
+	})
+}
+
+// relayed waits until what is in the outbox now was sent, by whoever runs.
+func (s *swap) relayed() {
+	s.t.Helper()
+	var last sql.NullInt64
+	require.NoError(s.t, s.shopDB.QueryRowContext(s.t.Context(), "SELECT max(id) FROM headrace_outbox").Scan(&last))
+	testenv.Eventually(s.t, patience, tick, func() (bool, string) {
+		left := s.count(s.shopDB, fmt.Sprintf("headrace_outbox WHERE id <= %d", last.Int64))
+		return left == 0, fmt.Sprintf("%d rows in the outbox", left)
 	})
 }
 
