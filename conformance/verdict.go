@@ -127,7 +127,7 @@ func (r *runner) undeclared(res *Result, f Fact, o outcome) {
 		res.Verdict = VerdictByHeadrace
 		res.Note = joinNotes(res.Note, o.fallback.Note)
 	case o.fallback != nil:
-		res.Verdict, res.Failed = VerdictNo, true
+		res.Verdict, res.Failed = VerdictNo, res.Known == ""
 		res.Note = joinNotes(res.Note, "with Headrace: "+o.fallback.Note)
 		res.History = o.fallback.history
 	case f.Issue != "":

@@ -41,8 +41,9 @@ func TestRedisStreamConforms(t *testing.T) {
 			}, watermill.NopLogger{})
 		},
 		Known: map[string]string{
-			"lifecycle/close lets the handler finish": "the end of a subscription cancels its messages at once",
-			"content/the same on redelivery":          "the payload's bytes are shared by all copies",
+			"lifecycle/close lets the handler finish":             "the end of a subscription cancels its messages at once",
+			"content/the same on redelivery":                      "the payload's bytes are shared by all copies",
+			"transactions/effects of a handler past its deadline": "what is held too long comes again only to another consumer",
 		},
 		Patience: 10 * time.Second,
 		Quiet:    500 * time.Millisecond,
