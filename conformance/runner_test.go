@@ -54,6 +54,7 @@ func TestDeclarationsThatAreTooBoldOrTooModestAreTold(t *testing.T) {
 	h.Capabilities.Groups = false
 	report, err = conformance.Check(t.Context(), h, conformance.Options{Only: only(
 		"groups/each hears everything", "groups/a late one hears the past", "groups/failures stay in their group",
+		"composition/two services on one topic",
 	)})
 	require.NoError(t, err)
 	require.Empty(t, report.Failed())
