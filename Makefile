@@ -47,6 +47,11 @@ bench: ## Run the comparisons with their bars: make bench ONLY=name (all without
 conformance: ## Try what a broker guarantees: make conformance BROKER=kafka, or a URL; RUN=regexp JUNIT=file
 	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER)),$(WITH_BROKERS)) scripts/conformance
 
+.PHONY: matrix
+matrix: ## Try all brokers, and write what they guarantee into docs/guarantees.md (5 minutes)
+	@$(WITH_BROKERS) HEADRACE_MATRIX=write go test -count=1 -timeout 20m -v -run '^TestConformance(Raw)?$$' ./brokers_test \
+		| { grep -E --line-buffered '^(matrix:|ok|FAIL|panic:)|^ *--- FAIL|^ +[a-z_]+\.go:' || true; }
+
 .PHONY: demo
 demo: ## Show what gets lost and doubled without Headrace: make demo BROKER=kafka DB=postgres, or URLs
 	@$(if $(filter kafka sqs sqs-fifo postgres mariadb,$(BROKER) $(DB)),$(WITH_BROKERS)) \

@@ -47,11 +47,25 @@ type brokerCase struct {
 	service bool
 }
 
-// cases are all kinds of broker, one line of options each.
+// cases are the kinds of broker that can be tried: with -short, those that need
+// no service.
 func cases(t *testing.T) []brokerCase {
 	t.Helper()
 
-	all := []brokerCase{
+	all := everyCase()
+	chosen := all[:0]
+	for _, c := range all {
+		if !c.service || !testing.Short() {
+			chosen = append(chosen, c)
+		}
+	}
+
+	return chosen
+}
+
+// everyCase are all kinds of broker, one line of options each.
+func everyCase() []brokerCase {
+	return []brokerCase{
 		{
 			name:  "mem",
 			url:   func(*testing.T) string { return "mem:" },
@@ -110,15 +124,6 @@ func cases(t *testing.T) []brokerCase {
 		sqsCase("sqs", "false"),
 		sqsCase("sqs-fifo", "true"),
 	}
-
-	chosen := all[:0]
-	for _, c := range all {
-		if !c.service || !testing.Short() {
-			chosen = append(chosen, c)
-		}
-	}
-
-	return chosen
 }
 
 var knownOfKafka = map[string]string{

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/conformance"
 	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/internal/testenv"
@@ -18,9 +19,29 @@ import (
 //
 //	go test ./brokers_test -run 'TestConformance/kafka//order'
 func TestConformance(t *testing.T) {
-	for _, c := range cases(t) {
-		t.Run(c.name, func(t *testing.T) { conformance.Run(t, opened(t, c)) })
+	all := cases(t)
+	names := make([]string, len(all))
+	for i, c := range all {
+		names[i] = c.name
 	}
+	sideBySide(t, names, func(t *testing.T, i int) {
+		t.Helper()
+		usual := usually(t, all[i])
+		tryColumn(t, titleOpened, opened(t, all[i]), conformance.Column{Default: &usual})
+	})
+	writeMatrix(t)
+}
+
+// usually is what a broker declares that is opened without options.
+func usually(t *testing.T, c brokerCase) brokers.Capabilities {
+	t.Helper()
+
+	kind := map[string]string{}
+	if fifo, chosen := c.quick["fifo"]; chosen {
+		kind["fifo"] = fifo
+	}
+
+	return open(t, withOptions(t, c.url(t), kind)).Capabilities
 }
 
 // opened is the harness of a broker that is opened as a service would, with

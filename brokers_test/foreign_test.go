@@ -43,6 +43,14 @@ func withKafka(t *testing.T, rawURL string, h *conformance.Harness) {
 
 		return ownPublisher{b.Publisher, b}, nil
 	}
+	withKafkaClient(t, h)
+}
+
+// withKafkaClient adds a foreign producer, the growth of topics and, where
+// nothing else does, their removal.
+func withKafkaClient(t *testing.T, h *conformance.Harness) {
+	t.Helper()
+
 	address, err := url.Parse(testenv.Kafka(t))
 	require.NoError(t, err)
 	hosts := []string{address.Host}
@@ -66,10 +74,36 @@ func withKafka(t *testing.T, rawURL string, h *conformance.Harness) {
 
 		return firstError(admin.CreatePartitions(topic, 24, nil, false), admin.Close())
 	}
+	if h.DeleteTopic != nil {
+		return
+	}
+	h.DeleteTopic = func(_ context.Context, topic string) error {
+		admin, err := sarama.NewClusterAdmin(hosts, config)
+		if err != nil {
+			return err
+		}
+
+		return firstError(admin.DeleteTopic(topic), admin.Close())
+	}
 }
 
 // withSQS adds what only the SDK can do.
 func withSQS(t *testing.T, fifo bool, h *conformance.Harness) {
+	t.Helper()
+
+	withSQSClient(awssqs.New(sqsClient(t)), fifo, h)
+	foreign := h.Foreign
+	h.Foreign = func(ctx context.Context, topic string, payload []byte) error {
+		if fifo {
+			topic += ".fifo"
+		}
+
+		return foreign(ctx, topic, payload)
+	}
+}
+
+// sqsClient returns how to reach the service with the SDK.
+func sqsClient(t *testing.T) awssqs.Options {
 	t.Helper()
 
 	address, err := url.Parse(testenv.SQS(t))
@@ -77,16 +111,30 @@ func withSQS(t *testing.T, fifo bool, h *conformance.Harness) {
 	query := address.Query()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
-	client := awssqs.New(awssqs.Options{
+
+	return awssqs.Options{
 		HTTPClient:   &http.Client{Transport: transport},
 		BaseEndpoint: aws.String("http://" + address.Host),
 		Region:       query.Get("region"),
 		Credentials:  credentials.NewStaticCredentialsProvider(query.Get("access_key"), query.Get("secret_key"), ""),
-	})
-	h.Foreign = func(ctx context.Context, topic string, payload []byte) error {
-		if fifo {
-			topic += ".fifo"
+	}
+}
+
+// withSQSClient adds a foreign producer and, where nothing else does, the removal
+// of queues.
+func withSQSClient(client *awssqs.Client, fifo bool, h *conformance.Harness) {
+	if h.DeleteTopic == nil {
+		h.DeleteTopic = func(ctx context.Context, topic string) error {
+			queue, err := client.GetQueueUrl(ctx, &awssqs.GetQueueUrlInput{QueueName: aws.String(topic)})
+			if err != nil {
+				return err
+			}
+			_, err = client.DeleteQueue(ctx, &awssqs.DeleteQueueInput{QueueUrl: queue.QueueUrl})
+
+			return err
 		}
+	}
+	h.Foreign = func(ctx context.Context, topic string, payload []byte) error {
 		queue, err := client.GetQueueUrl(ctx, &awssqs.GetQueueUrlInput{QueueName: aws.String(topic)})
 		if err != nil {
 			return err

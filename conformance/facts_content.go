@@ -125,7 +125,9 @@ func checkNilPayload(t *Trial) Observation {
 	for _, payload := range [][]byte{nil, {}} {
 		msg := t.Message("a")
 		msg.Payload = payload
-		t.Publish(msg)
+		if err := t.TryPublish(t.Topic, msg); err != nil {
+			return Lacks("payload %#v was refused: %s", payload, short(err.Error()))
+		}
 		d := c.Next()
 		d.Ack()
 		if (d.Payload == nil) != (payload == nil) || len(d.Payload) > 0 {

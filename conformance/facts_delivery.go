@@ -279,7 +279,7 @@ func checkFromHandler(t *Trial) Observation {
 		return Lacks("Publish from a handler to its own topic did not return within %v", t.Harness.Patience)
 	}
 	if err != nil {
-		t.Unknownf("publish from a handler: %v", err)
+		return Lacks("Publish from a handler to its own topic failed: %s", short(err.Error()))
 	}
 	d.Ack()
 	c.AckAll([]*message.Message{second})

@@ -166,6 +166,7 @@ func checkSameAgain(t *Trial) Observation {
 		if o := sameAs(d, want); !o.Holds {
 			return o
 		}
+		d.Payload[0] = 'Y'
 		d.Payload = append(d.Payload[:0], []byte("handler")...)
 		d.Metadata.Set("entry", "handler")
 		d.Metadata.Set("handler", "entry")

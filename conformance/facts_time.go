@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"slices"
 	"time"
 
 	"github.com/headrace-go/headrace/brokers"
@@ -205,7 +206,7 @@ func checkDelay(t *Trial) Observation {
 }
 
 func checkBackoff(t *Trial) Observation {
-	const failures = 4
+	const failures = 6
 	c := t.Subscribe(groupOne)
 	t.Publish(t.Message("a"))
 	var pauses []time.Duration
@@ -217,7 +218,8 @@ func checkBackoff(t *Trial) Observation {
 		pauses = append(pauses, time.Since(began).Round(time.Millisecond))
 	}
 	d.Ack()
-	if pauses[failures-1] < 2*pauses[0] {
+	// One that takes longer may be a busy machine's.
+	if slices.Min(pauses[failures/2:]) < 2*slices.Max(pauses[:2]) {
 		return Lacks("pauses of %v", pauses)
 	}
 

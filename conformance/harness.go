@@ -114,6 +114,14 @@ type Harness struct {
 	// reason. They are still tried, and reported as "no" instead of failing.
 	Known map[string]string
 
+	// Sometimes are facts that this broker is known to break in some runs and not
+	// in others, with the reason. They are tried, and always reported as "no".
+	Sometimes map[string]string
+
+	// Bare: without Headrace. What the broker doesn't promise is "no", whatever
+	// Headrace would do about it.
+	Bare bool
+
 	// Patience is how long to wait for what should come soon. Default 30 s. A
 	// fact's own deadline is four times as long.
 	Patience time.Duration
@@ -157,12 +165,14 @@ func (h Harness) withDefaults() (Harness, error) {
 			wrong = append(wrong, err)
 		}
 	}
-	for name, reason := range h.Known {
-		if reason == "" {
-			bad("Known gives no reason for %q", name)
-		}
-		if !slices.ContainsFunc(Facts(), func(f Fact) bool { return f.Name == name }) {
-			bad("Known names %q, which is no fact; Facts() lists them", name)
+	for field, facts := range map[string]map[string]string{"Known": h.Known, "Sometimes": h.Sometimes} {
+		for name, reason := range facts {
+			if reason == "" {
+				bad("%s gives no reason for %q", field, name)
+			}
+			if !slices.ContainsFunc(Facts(), func(f Fact) bool { return f.Name == name }) {
+				bad("%s names %q, which is no fact; Facts() lists them", field, name)
+			}
 		}
 	}
 	wrong = append(wrong, contradictions(h.Capabilities)...)

@@ -121,7 +121,7 @@ func (r *runner) tryBoth(h Harness, f Fact) outcome {
 			o.unknown, o.broken = fmt.Sprintf("%s (what was seen before: %s)", why, firstOf(o.unknown, o.Note)), true
 		}
 	}
-	if o.unknown == "" && !o.Holds && !f.declared(h) && f.ByHeadrace != nil {
+	if o.unknown == "" && !o.Holds && !f.declared(h) && f.ByHeadrace != nil && !h.Bare {
 		fallback := r.try(h, f.ByHeadrace, f.deadline(h))
 		o.fallback = &fallback
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -104,13 +105,13 @@ func (t *Trial) setDoing(doing string) {
 	t.doing = doing
 }
 
-// Message makes the next message of a key; "" is none. Its payload and name in
-// histories are key-number.
+// Message makes the next message of a key; "" is none. Its name in histories is
+// key-number, and its payload that name as JSON, which every broker takes.
 func (t *Trial) Message(key string) *message.Message {
 	return t.MessageWith(key, nil)
 }
 
-// MessageWith makes the next message of a key with a payload; nil is its name.
+// MessageWith makes the next message of a key with a payload; nil is its name, quoted.
 func (t *Trial) MessageWith(key string, payload []byte) *message.Message {
 	shown := key
 	if shown == "" {
@@ -118,7 +119,7 @@ func (t *Trial) MessageWith(key string, payload []byte) *message.Message {
 	}
 	name := fmt.Sprintf("%s-%d", shown, t.history.next(key))
 	if payload == nil {
-		payload = []byte(name)
+		payload = []byte(strconv.Quote(name))
 	}
 	msg := message.NewMessage(watermill.NewUUID(), payload)
 	msgmeta.SetKey(msg, key)
@@ -298,11 +299,11 @@ func (t *Trial) MustAck(group string, messages []*message.Message) {
 	}
 	// What comes on the way shows that the broker is at it: the clock begins anew.
 	for {
-		before := count(t.events(), acked, group)
+		before := progress(t.events(), group)
 		came := t.Until("messages to be handled", t.Again(), func(events []event) bool {
 			left, _ := missing(events)
 
-			return len(left) == 0 || count(events, acked, group) > before
+			return len(left) == 0 || progress(events, group) > before
 		})
 		left, key := missing(t.events())
 		if len(left) == 0 {
@@ -313,6 +314,11 @@ func (t *Trial) MustAck(group string, messages []*message.Message) {
 				len(left), len(messages), group, left[len(left)-1]).Of(key))
 		}
 	}
+}
+
+// progress counts what a group has been given and has answered.
+func progress(events []event, group string) int {
+	return count(events, acked, group) + count(events, nacked, group)
 }
 
 // Again is how long another copy of a message may take to come.

@@ -90,9 +90,12 @@ func (r *runner) result(f Fact, o outcome, took time.Duration) Result {
 		Declared: f.declared(r.harness),
 		Note:     o.Note, History: o.history, State: o.state, Topic: o.topic,
 	}
+	sometimes, isSometimes := r.harness.Sometimes[f.Name]
 	switch {
 	case o.unknown != "":
 		res.Verdict, res.Note, res.Failed = VerdictUnknown, o.unknown, o.broken
+	case isSometimes:
+		res.Verdict, res.Known = VerdictNo, sometimes
 	case res.Declared && o.Holds:
 		res.Verdict = VerdictHolds
 		if isKnown {
@@ -130,7 +133,7 @@ func (r *runner) undeclared(res *Result, f Fact, o outcome) {
 		res.Verdict, res.Failed = VerdictNo, res.Known == ""
 		res.Note = joinNotes(res.Note, "with Headrace: "+o.fallback.Note)
 		res.History = o.fallback.history
-	case f.Issue != "":
+	case f.Issue != "" && !r.harness.Bare:
 		res.Verdict = VerdictOpen
 	default:
 		res.Verdict = VerdictNo

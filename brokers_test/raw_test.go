@@ -1,0 +1,224 @@
+package brokers_test
+
+import (
+	"context"
+	"database/sql"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/ThreeDotsLabs/watermill"
+	wsqs "github.com/ThreeDotsLabs/watermill-aws/sqs"
+	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v4/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awssqs "github.com/aws/aws-sdk-go-v2/service/sqs"
+	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/brokers"
+	"github.com/headrace-go/headrace/conformance"
+	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/msgmeta"
+)
+
+// TestConformanceRaw tries all facts on Watermill's own adapters, configured as
+// its documentation shows, with nothing of Headrace in between:
+//
+//	go test ./brokers_test -run 'TestConformanceRaw/kafka//order'
+func TestConformanceRaw(t *testing.T) {
+	var all []rawCase
+	var names []string
+	for _, c := range rawCases() {
+		if !c.service || !testing.Short() {
+			all, names = append(all, c), append(names, c.name)
+		}
+	}
+	sideBySide(t, names, func(t *testing.T, i int) {
+		t.Helper()
+		tryColumn(t, titleRaw, raw(t, all[i]), conformance.Column{})
+	})
+	writeMatrix(t)
+}
+
+// rawCase is an adapter of Watermill's.
+type rawCase struct {
+	name    string
+	service bool
+	harness func(t *testing.T) conformance.Harness
+	known   map[string]string
+	// sometimes are those that it breaks in some runs.
+	sometimes map[string]string
+}
+
+func raw(t *testing.T, c rawCase) conformance.Harness {
+	t.Helper()
+
+	h := c.harness(t)
+	h.Name, h.Known, h.Sometimes = c.name, c.known, c.sometimes
+	h.Bare = true
+
+	return h
+}
+
+func rawCases() []rawCase {
+	return []rawCase{
+		{name: "mem", harness: rawGoChannel, known: knownOfRawGoChannel},
+		{name: "postgres", service: true, harness: rawPostgres, known: knownOfRawPostgres, sometimes: sometimesOfRawOrdered},
+		{name: "mariadb", service: true, harness: rawMariaDB, known: knownOfRawMariaDB, sometimes: sometimesOfRawOrdered},
+		{name: "kafka", service: true, harness: rawKafka, known: knownOfRawKafka, sometimes: sometimesOfRaw},
+		{name: "sqs", service: true, harness: rawSQS(false), known: knownOfRawSQS, sometimes: sometimesOfRaw},
+		{name: "sqs-fifo", service: true, harness: rawSQS(true), known: knownOfRawSQSFIFO, sometimes: sometimesOfRawOrdered},
+	}
+}
+
+// kept is a publisher that others use too.
+type kept struct{ message.Publisher }
+
+func (kept) Close() error { return nil }
+
+func rawGoChannel(t *testing.T) conformance.Harness {
+	t.Helper()
+
+	pubSub := gochannel.NewGoChannel(gochannel.Config{}, watermill.NopLogger{})
+	t.Cleanup(func() { require.NoError(t, pubSub.Close()) })
+
+	return conformance.Harness{
+		Capabilities: brokers.Capabilities{Lanes: true, NilPayload: true},
+		Publisher:    func(context.Context) (message.Publisher, error) { return kept{pubSub}, nil },
+		Subscriber:   func(context.Context, string) (message.Subscriber, error) { return conformance.View(pubSub), nil },
+		Patience:     3 * time.Second,
+		Quiet:        300 * time.Millisecond,
+	}
+}
+
+// rawKafka begins with a topic's oldest message, as Watermill's guide does: by
+// default, what was published before a subscription has found its partitions is
+// lost.
+func rawKafka(t *testing.T) conformance.Harness {
+	t.Helper()
+
+	address, err := url.Parse(testenv.Kafka(t))
+	require.NoError(t, err)
+	hosts := []string{address.Host}
+	h := conformance.Harness{
+		Capabilities: brokers.Capabilities{Groups: true, Durable: true, NilPayload: true},
+		Publisher: func(context.Context) (message.Publisher, error) {
+			return wkafka.NewPublisher(wkafka.PublisherConfig{
+				Brokers: hosts, Marshaler: wkafka.DefaultMarshaler{},
+			}, watermill.NopLogger{})
+		},
+		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
+			config := wkafka.DefaultSaramaSubscriberConfig()
+			config.Consumer.Offsets.Initial = sarama.OffsetOldest
+
+			return wkafka.NewSubscriber(wkafka.SubscriberConfig{
+				Brokers: hosts, Unmarshaler: wkafka.DefaultMarshaler{}, ConsumerGroup: group, OverwriteSaramaConfig: config,
+			}, watermill.NopLogger{})
+		},
+	}
+	withKafkaClient(t, &h)
+
+	return h
+}
+
+// rawSQS has queues that show a message again sooner than after Amazon's 30
+// seconds. FIFO queues need a group and an id for each message, which only the
+// hook for that can give.
+func rawSQS(fifo bool) func(t *testing.T) conformance.Harness {
+	return func(t *testing.T) conformance.Harness {
+		t.Helper()
+
+		const visibility = 10 * time.Second
+		client := sqsClient(t)
+		config := aws.Config{Region: client.Region, Credentials: client.Credentials, HTTPClient: client.HTTPClient}
+		options := []func(*awssqs.Options){func(o *awssqs.Options) { o.BaseEndpoint = client.BaseEndpoint }}
+		queue := wsqs.QueueConfigAttributes{
+			VisibilityTimeout: "10", FifoQueue: wsqs.QueueConfigAttributesBool(fifo),
+		}
+		pub := wsqs.PublisherConfig{AWSConfig: config, OptFns: options, CreateQueueConfig: queue}
+		if fifo {
+			pub.GenerateSendMessageInput = withGroup
+		}
+		h := conformance.Harness{
+			Capabilities: brokers.Capabilities{
+				Durable: true, KeyOrder: fifo, AckDeadline: visibility,
+			},
+			Publisher: func(context.Context) (message.Publisher, error) {
+				return wsqs.NewPublisher(pub, watermill.NopLogger{})
+			},
+			Subscriber: func(context.Context, string) (message.Subscriber, error) {
+				return wsqs.NewSubscriber(wsqs.SubscriberConfig{
+					AWSConfig: config, OptFns: options, QueueConfigAttributes: queue,
+				}, watermill.NopLogger{})
+			},
+			Topic: func(context.Context) (string, error) {
+				if fifo {
+					return testenv.Topic(t, "raw") + ".fifo", nil
+				}
+
+				return testenv.Topic(t, "raw"), nil
+			},
+			Parallel: 4,
+		}
+		withSQSClient(awssqs.New(client), fifo, &h)
+
+		return h
+	}
+}
+
+// withGroup sends a message as one of its key's group.
+func withGroup(ctx context.Context, queue wsqs.QueueURL, msg *types.Message) (*awssqs.SendMessageInput, error) {
+	in, err := wsqs.GenerateSendMessageInputDefault(ctx, queue, msg)
+	if err != nil {
+		return nil, err
+	}
+	in.MessageGroupId, in.MessageDeduplicationId = aws.String("none"), aws.String(watermill.NewUUID())
+	if key, ok := msg.MessageAttributes[msgmeta.Key]; ok {
+		in.MessageGroupId = key.StringValue
+	}
+
+	return in, nil
+}
+
+func rawPostgres(t *testing.T) conformance.Harness {
+	t.Helper()
+
+	h := rawSQL(testenv.Open(t, testenv.Postgres(t)), wsql.DefaultPostgreSQLSchema{}, wsql.DefaultPostgreSQLOffsetsAdapter{})
+	// It delivers nothing that is younger than the oldest open transaction of the
+	// whole server: that of a handler of another fact, or another test.
+	h.Patience = 90 * time.Second
+
+	return h
+}
+
+func rawMariaDB(t *testing.T) conformance.Harness {
+	t.Helper()
+
+	return rawSQL(testenv.Open(t, testenv.MariaDB(t)), wsql.DefaultMySQLSchema{}, wsql.DefaultMySQLOffsetsAdapter{})
+}
+
+// rawSQL redelivers sooner than after the 30 seconds that are the default.
+func rawSQL(db *sql.DB, schema wsql.SchemaAdapter, offsets wsql.OffsetsAdapter) conformance.Harness {
+	deadline := 10 * time.Second
+
+	return conformance.Harness{
+		Capabilities: brokers.Capabilities{
+			Groups: true, KeyOrder: true, TotalOrder: true, Durable: true, AckDeadline: deadline,
+		},
+		Publisher: func(context.Context) (message.Publisher, error) {
+			return wsql.NewPublisher(wsql.BeginnerFromStdSQL(db), wsql.PublisherConfig{
+				SchemaAdapter: schema, AutoInitializeSchema: true,
+			}, watermill.NopLogger{})
+		},
+		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
+			return wsql.NewSubscriber(wsql.BeginnerFromStdSQL(db), wsql.SubscriberConfig{
+				ConsumerGroup: group, SchemaAdapter: schema, OffsetsAdapter: offsets, InitializeSchema: true,
+				AckDeadline: &deadline,
+			}, watermill.NopLogger{})
+		},
+	}
+}
