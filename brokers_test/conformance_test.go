@@ -55,7 +55,7 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	rawURL = withOptions(t, rawURL, c.conformance)
 	h := conformance.Opened(open(t, rawURL))
 	h.Name = c.name
-	h.Known = c.known
+	h.Known, h.Sometimes = c.known, c.sometimes
 	h.Parallel = c.parallel
 	h.DeleteTopic = withPatience(h.DeleteTopic)
 	h.Database = databaseFor(t, c)

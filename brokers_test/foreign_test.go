@@ -106,18 +106,28 @@ func withSQS(t *testing.T, fifo bool, h *conformance.Harness) {
 func sqsClient(t *testing.T) awssqs.Options {
 	t.Helper()
 
-	address, err := url.Parse(testenv.SQS(t))
-	require.NoError(t, err)
-	query := address.Query()
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
+	options, err := sqsOptions(testenv.SQS(t))
+	require.NoError(t, err)
+	options.HTTPClient = &http.Client{Transport: transport}
+
+	return options
+}
+
+// sqsOptions reads how to reach the service from its URL.
+func sqsOptions(rawURL string) (awssqs.Options, error) {
+	address, err := url.Parse(rawURL)
+	if err != nil {
+		return awssqs.Options{}, err
+	}
+	query := address.Query()
 
 	return awssqs.Options{
-		HTTPClient:   &http.Client{Transport: transport},
 		BaseEndpoint: aws.String("http://" + address.Host),
 		Region:       query.Get("region"),
 		Credentials:  credentials.NewStaticCredentialsProvider(query.Get("access_key"), query.Get("secret_key"), ""),
-	}
+	}, nil
 }
 
 // withSQSClient adds a foreign producer and, where nothing else does, the removal

@@ -21,6 +21,11 @@ func withProcesses(rawURL string, h *conformance.Harness) {
 }
 
 func openInProcess(ctx context.Context, spec conformance.ConsumerSpec) (message.Subscriber, error) {
+	for _, c := range rawCases() {
+		if c.name == spec.Args["raw"] {
+			return c.inProcess(spec.Args["url"], spec.Group)
+		}
+	}
 	b, err := brokers.Open(ctx, spec.Args["url"], brokers.Config{Openers: all.Openers(), Group: spec.Group})
 	if err != nil {
 		return nil, err

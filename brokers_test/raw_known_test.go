@@ -13,6 +13,7 @@ const (
 	knownJSONText   = "metadata is stored as JSON, where what is no UTF-8 becomes a replacement character"
 	knownAckLost    = "an ack just before Close may not reach the broker"
 	knownAttributes = "metadata are the message's attributes, which "
+	knownBody       = "the body is sent as it is, and the service refuses an empty one"
 	knownNothing    = "without messages it sends an incomplete INSERT"
 )
 

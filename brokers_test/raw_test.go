@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/sarama"
 	"github.com/ThreeDotsLabs/watermill"
 	wsqs "github.com/ThreeDotsLabs/watermill-aws/sqs"
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
@@ -49,7 +48,10 @@ type rawCase struct {
 	name    string
 	service bool
 	harness func(t *testing.T) conformance.Harness
-	known   map[string]string
+	// inProcess opens a subscriber in a process that knows the service's URL.
+	// Without it, there are no processes.
+	inProcess func(rawURL, group string) (message.Subscriber, error)
+	known     map[string]string
 	// sometimes are those that it breaks in some runs.
 	sometimes map[string]string
 }
@@ -67,11 +69,26 @@ func raw(t *testing.T, c rawCase) conformance.Harness {
 func rawCases() []rawCase {
 	return []rawCase{
 		{name: "mem", harness: rawGoChannel, known: knownOfRawGoChannel},
-		{name: "postgres", service: true, harness: rawPostgres, known: knownOfRawPostgres, sometimes: sometimesOfRawOrdered},
-		{name: "mariadb", service: true, harness: rawMariaDB, known: knownOfRawMariaDB, sometimes: sometimesOfRawOrdered},
-		{name: "kafka", service: true, harness: rawKafka, known: knownOfRawKafka, sometimes: sometimesOfRaw},
-		{name: "sqs", service: true, harness: rawSQS(false), known: knownOfRawSQS, sometimes: sometimesOfRaw},
-		{name: "sqs-fifo", service: true, harness: rawSQS(true), known: knownOfRawSQSFIFO, sometimes: sometimesOfRawOrdered},
+		{
+			name: "postgres", service: true, harness: rawPostgres, inProcess: postgresInProcess,
+			known: knownOfRawPostgres, sometimes: sometimesOfRawOrdered,
+		},
+		{
+			name: "mariadb", service: true, harness: rawMariaDB, inProcess: mariaDBInProcess,
+			known: knownOfRawMariaDB, sometimes: sometimesOfRawOrdered,
+		},
+		{
+			name: "kafka", service: true, harness: rawKafka, inProcess: kafkaInProcess,
+			known: knownOfRawKafka, sometimes: sometimesOfRaw,
+		},
+		{
+			name: "sqs", service: true, harness: rawSQS(false), inProcess: sqsInProcess(false),
+			known: knownOfRawSQS, sometimes: sometimesOfRaw,
+		},
+		{
+			name: "sqs-fifo", service: true, harness: rawSQS(true), inProcess: sqsInProcess(true),
+			known: knownOfRawSQSFIFO, sometimes: sometimesOfRawOrdered,
+		},
 	}
 }
 
@@ -101,25 +118,22 @@ func rawGoChannel(t *testing.T) conformance.Harness {
 func rawKafka(t *testing.T) conformance.Harness {
 	t.Helper()
 
-	address, err := url.Parse(testenv.Kafka(t))
+	rawURL := testenv.Kafka(t)
+	address, err := url.Parse(rawURL)
 	require.NoError(t, err)
-	hosts := []string{address.Host}
 	h := conformance.Harness{
-		Capabilities: brokers.Capabilities{Groups: true, Durable: true, NilPayload: true},
+		// A consumer that is silent for 10 seconds, by default, loses its partitions.
+		Capabilities: brokers.Capabilities{Groups: true, Durable: true, NilPayload: true, Takeover: 10 * time.Second},
 		Publisher: func(context.Context) (message.Publisher, error) {
 			return wkafka.NewPublisher(wkafka.PublisherConfig{
-				Brokers: hosts, Marshaler: wkafka.DefaultMarshaler{},
+				Brokers: []string{address.Host}, Marshaler: wkafka.DefaultMarshaler{},
 			}, watermill.NopLogger{})
 		},
 		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
-			config := wkafka.DefaultSaramaSubscriberConfig()
-			config.Consumer.Offsets.Initial = sarama.OffsetOldest
-
-			return wkafka.NewSubscriber(wkafka.SubscriberConfig{
-				Brokers: hosts, Unmarshaler: wkafka.DefaultMarshaler{}, ConsumerGroup: group, OverwriteSaramaConfig: config,
-			}, watermill.NopLogger{})
+			return kafkaInProcess(rawURL, group)
 		},
 	}
+	withRawProcesses("kafka", rawURL, &h)
 	withKafkaClient(t, &h)
 
 	return h
@@ -132,28 +146,22 @@ func rawSQS(fifo bool) func(t *testing.T) conformance.Harness {
 	return func(t *testing.T) conformance.Harness {
 		t.Helper()
 
-		const visibility = 10 * time.Second
 		client := sqsClient(t)
-		config := aws.Config{Region: client.Region, Credentials: client.Credentials, HTTPClient: client.HTTPClient}
-		options := []func(*awssqs.Options){func(o *awssqs.Options) { o.BaseEndpoint = client.BaseEndpoint }}
-		queue := wsqs.QueueConfigAttributes{
-			VisibilityTimeout: "10", FifoQueue: wsqs.QueueConfigAttributesBool(fifo),
-		}
-		pub := wsqs.PublisherConfig{AWSConfig: config, OptFns: options, CreateQueueConfig: queue}
+		config := rawSQSConfig(client)
+		pub := wsqs.PublisherConfig{AWSConfig: config.AWSConfig, OptFns: config.OptFns, CreateQueueConfig: rawSQSQueue(fifo)}
 		if fifo {
 			pub.GenerateSendMessageInput = withGroup
 		}
+		config.QueueConfigAttributes = pub.CreateQueueConfig
 		h := conformance.Harness{
 			Capabilities: brokers.Capabilities{
-				Durable: true, KeyOrder: fifo, AckDeadline: visibility,
+				Durable: true, KeyOrder: fifo, AckDeadline: rawVisibility, Takeover: rawVisibility,
 			},
 			Publisher: func(context.Context) (message.Publisher, error) {
 				return wsqs.NewPublisher(pub, watermill.NopLogger{})
 			},
 			Subscriber: func(context.Context, string) (message.Subscriber, error) {
-				return wsqs.NewSubscriber(wsqs.SubscriberConfig{
-					AWSConfig: config, OptFns: options, QueueConfigAttributes: queue,
-				}, watermill.NopLogger{})
+				return wsqs.NewSubscriber(config, watermill.NopLogger{})
 			},
 			Topic: func(context.Context) (string, error) {
 				if fifo {
@@ -165,6 +173,11 @@ func rawSQS(fifo bool) func(t *testing.T) conformance.Harness {
 			Parallel: 4,
 		}
 		withSQSClient(awssqs.New(client), fifo, &h)
+		name := "sqs"
+		if fifo {
+			name = "sqs-fifo"
+		}
+		withRawProcesses(name, testenv.SQS(t), &h)
 
 		return h
 	}
@@ -187,10 +200,12 @@ func withGroup(ctx context.Context, queue wsqs.QueueURL, msg *types.Message) (*a
 func rawPostgres(t *testing.T) conformance.Harness {
 	t.Helper()
 
-	h := rawSQL(testenv.Open(t, testenv.Postgres(t)), wsql.DefaultPostgreSQLSchema{}, wsql.DefaultPostgreSQLOffsetsAdapter{})
+	rawURL := testenv.Postgres(t)
+	h := rawSQL(testenv.Open(t, rawURL), wsql.DefaultPostgreSQLSchema{}, wsql.DefaultPostgreSQLOffsetsAdapter{})
 	// It delivers nothing that is younger than the oldest open transaction of the
 	// whole server: that of a handler of another fact, or another test.
 	h.Patience = 90 * time.Second
+	withRawProcesses("postgres", rawURL, &h)
 
 	return h
 }
@@ -198,16 +213,17 @@ func rawPostgres(t *testing.T) conformance.Harness {
 func rawMariaDB(t *testing.T) conformance.Harness {
 	t.Helper()
 
-	return rawSQL(testenv.Open(t, testenv.MariaDB(t)), wsql.DefaultMySQLSchema{}, wsql.DefaultMySQLOffsetsAdapter{})
+	rawURL := testenv.MariaDB(t)
+	h := rawSQL(testenv.Open(t, rawURL), wsql.DefaultMySQLSchema{}, wsql.DefaultMySQLOffsetsAdapter{})
+	withRawProcesses("mariadb", rawURL, &h)
+
+	return h
 }
 
-// rawSQL redelivers sooner than after the 30 seconds that are the default.
 func rawSQL(db *sql.DB, schema wsql.SchemaAdapter, offsets wsql.OffsetsAdapter) conformance.Harness {
-	deadline := 10 * time.Second
-
 	return conformance.Harness{
 		Capabilities: brokers.Capabilities{
-			Groups: true, KeyOrder: true, TotalOrder: true, Durable: true, AckDeadline: deadline,
+			Groups: true, KeyOrder: true, TotalOrder: true, Durable: true, AckDeadline: rawAckDeadline,
 		},
 		Publisher: func(context.Context) (message.Publisher, error) {
 			return wsql.NewPublisher(wsql.BeginnerFromStdSQL(db), wsql.PublisherConfig{
@@ -215,10 +231,7 @@ func rawSQL(db *sql.DB, schema wsql.SchemaAdapter, offsets wsql.OffsetsAdapter) 
 			}, watermill.NopLogger{})
 		},
 		Subscriber: func(_ context.Context, group string) (message.Subscriber, error) {
-			return wsql.NewSubscriber(wsql.BeginnerFromStdSQL(db), wsql.SubscriberConfig{
-				ConsumerGroup: group, SchemaAdapter: schema, OffsetsAdapter: offsets, InitializeSchema: true,
-				AckDeadline: &deadline,
-			}, watermill.NopLogger{})
+			return rawSQLSubscriber(db, group, schema, offsets)
 		},
 	}
 }
