@@ -202,7 +202,9 @@ func limits() []limit {
 			return durationOr("unknown", c.Takeover)
 		}},
 		{"copies may come for", func(c brokers.Capabilities) string { return durationOr("ever", c.RedeliveryWindow) }},
-		{"repeats of one sending are dropped for", func(c brokers.Capabilities) string { return durationOr("none", c.SendDedup) }},
+		{"repeats of one sending are dropped for", func(c brokers.Capabilities) string {
+			return durationOr("none", c.SendDedup)
+		}},
 	}
 }
 
