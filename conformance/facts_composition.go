@@ -61,6 +61,13 @@ func compositionFacts() []Fact {
 	}
 	for n := range facts {
 		facts[n].Busy, facts[n].Longer = true, timeToHandle
+		facts[n].Missing = func(h Harness) string {
+			if h.Bare {
+				return "it is about services behind Headrace, and this is without"
+			}
+
+			return ""
+		}
 	}
 
 	return facts
