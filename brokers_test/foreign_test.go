@@ -56,6 +56,8 @@ func withKafkaClient(t *testing.T, h *conformance.Harness) {
 	hosts := []string{address.Host}
 	config := sarama.NewConfig()
 	config.Producer.Return.Successes = true
+	// A topic that a subscription has just made by asking for it takes a while.
+	config.Producer.Retry.Max, config.Metadata.Retry.Max = 30, 30
 
 	h.Foreign = func(_ context.Context, topic string, payload []byte) error {
 		producer, err := sarama.NewSyncProducer(hosts, config)
