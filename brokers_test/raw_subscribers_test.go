@@ -19,9 +19,9 @@ import (
 	"github.com/headrace-go/headrace/internal/dburl"
 )
 
-// Adapters show a message again after these, instead of the 30 seconds that are
-// the default of both.
+// Adapters show a message again after these, to be quicker than they usually are.
 const (
+	rawUsually     = 30 * time.Second
 	rawVisibility  = 10 * time.Second
 	rawAckDeadline = 10 * time.Second
 )
