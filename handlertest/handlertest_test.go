@@ -205,6 +205,21 @@ func TestAnInvariantThatCannotFailIsFound(t *testing.T) {
 	require.Contains(t, rec.output.String(), "MustBreak")
 }
 
+func TestAReplayOfAMendedHandlerPasses(t *testing.T) {
+	t.Parallel()
+	c := shop(plain)
+	c.Replay, c.MustBreak = "with 1", true
+	rec := &recorded{TB: t}
+	handlertest.Run(rec, c)
+	require.False(t, rec.failed, rec.output.String())
+	require.Contains(t, rec.output.String(), `the sequence "with 1" breaks nothing`)
+
+	c.Invariant = func(context.Context, handlertest.State) error { return errors.New("never right") }
+	handlertest.Run(rec, c)
+	require.True(t, rec.failed)
+	require.Contains(t, rec.output.String(), "with Headrace this breaks:\n")
+}
+
 func TestWhatAlwaysHoldsIsAskedInTheMiddle(t *testing.T) {
 	t.Parallel()
 	c := shop(plain)
