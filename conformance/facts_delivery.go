@@ -154,7 +154,7 @@ func checkHotLoop(t *Trial) Observation {
 	}
 	if times > most {
 		return Lacks("a message that is nacked at once came again %d times in %v",
-			times, time.Since(began).Round(time.Millisecond))
+			times, time.Since(began).Round(time.Microsecond))
 	}
 	c.NextAgain().Ack()
 

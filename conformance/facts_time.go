@@ -70,8 +70,13 @@ func checkPastDeadline(t *Trial) Observation {
 
 	again := t.eitherWithin(first, second, t.whole(t.Again()))
 	if again == nil {
-		return Lacks("a message that was held for %v did not come again; the ack deadline is %v",
-			time.Since(began).Round(time.Millisecond), t.Capabilities.AckDeadline)
+		deadline := "no ack deadline is declared"
+		if t.Capabilities.AckDeadline > 0 {
+			deadline = "the ack deadline is " + t.Capabilities.AckDeadline.String()
+		}
+
+		return Lacks("a message that was held for %v did not come again; %s",
+			time.Since(began).Round(time.Millisecond), deadline)
 	}
 	held.GiveUp()
 	again.Ack()

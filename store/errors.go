@@ -46,9 +46,9 @@ var (
 
 // What may be wrong where a wait was cut off, by what is known of who waited.
 const (
-	passContext = "without the message's context: pass msg.Context() on so that it joins"
+	passContext = "without the message's context: pass msg.Context() on so that it joins (to what Publish sends: SetContext)"
 	// hintUnit is for a unit of work, which waits for another transaction.
-	hintUnit = "if the same handler holds it, by a statement or transaction of its own, that was opened " + passContext
+	hintUnit = "if the same handler holds it, one of the two (a statement, transaction or Publish) came " + passContext
 	// hintPool is for a pool whose connections are all in use.
 	hintPool = "allow more; if the same handler holds one, the message's, it needs a second for a statement or transaction " +
 		passContext
