@@ -61,7 +61,7 @@ func sameAs(d *Delivery, want *message.Message) Observation {
 	for _, name := range slices.Sorted(maps.Keys(want.Metadata)) {
 		got, there := d.Metadata[name]
 		switch value := want.Metadata[name]; {
-		case !there && value != "":
+		case !there:
 			return Lacks("metadata %.80q is gone", name)
 		case got != value:
 			return Lacks("metadata %.80q: %.80q came as %.80q", name, value, got)

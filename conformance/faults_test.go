@@ -76,6 +76,7 @@ func seededFaults() []seeded {
 		{toy.DropsEntry, ordered, []string{"content/many entries"}},
 		{toy.LowersNames, ordered, []string{"content/metadata names"}},
 		{toy.TrimsValues, ordered, []string{"content/metadata values", "content/key"}},
+		{toy.DropsEmptyEntries, ordered, []string{"content/metadata values"}},
 		{toy.MangleBytes, ordered, []string{"content/payload"}},
 		{toy.RewritesJSON, ordered, []string{"content/payload"}},
 		{toy.NilIsEmpty, ordered, []string{"content/nil payload"}},

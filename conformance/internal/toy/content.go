@@ -60,6 +60,10 @@ func (b *Broker) breakMetadata(kept *message.Message) {
 	}
 	for _, name := range names {
 		value := kept.Metadata[name]
+		if b.has(DropsEmptyEntries) && value == "" {
+			delete(kept.Metadata, name)
+			continue
+		}
 		if b.has(TrimsValues) {
 			kept.Metadata[name] = strings.TrimSpace(value)
 		}

@@ -64,6 +64,7 @@ const (
 // Faults of content.
 const (
 	DropsEntry        Fault = "drops a metadata entry beyond ten"
+	DropsEmptyEntries Fault = "drops metadata entries without a value"
 	LowersNames       Fault = "lowers metadata names"
 	TrimsValues       Fault = "trims metadata values"
 	MangleBytes       Fault = "replaces bytes that are not UTF-8"
