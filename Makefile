@@ -18,9 +18,7 @@ help: ## Show the targets
 
 .PHONY: test
 test: ## Run all tests on real brokers and databases; leaves those running
-	@$(WITH_BROKERS) go test -race -count=1 -timeout 40m ./... && \
-		(cd examples/recipes && go test -race -count=1 -timeout 10m ./...) && \
-		cd brokers_test/redis && go test -mod=mod -race -count=1 -timeout 10m ./...
+	@$(WITH_BROKERS) scripts/test
 
 # Vetting is make lint's and make test's. Most of what the tests take, they wait:
 # four packages at a time keep two cores busy.

@@ -211,20 +211,28 @@ func checkDelay(t *Trial) Observation {
 }
 
 func checkBackoff(t *Trial) Observation {
-	const failures = 6
+	const (
+		grown = 4 // times
+		slow  = time.Second
+		none  = time.Millisecond
+	)
+	failures, some := 8, 3
 	c := t.Subscribe(groupOne)
 	t.Publish(t.Message("a"))
 	var pauses []time.Duration
 	d := c.Next()
-	for range failures {
+	for len(pauses) < failures {
 		began := time.Now()
 		d.Nack()
 		d = c.NextAgain()
-		pauses = append(pauses, time.Since(began).Round(time.Millisecond))
+		pauses = append(pauses, time.Since(began).Round(none))
+		if pauses[0] >= slow {
+			failures, some = 4, 1
+		}
 	}
 	d.Ack()
-	// One that takes longer may be a busy machine's.
-	if slices.Min(pauses[failures/2:]) < 2*slices.Max(pauses[:2]) {
+	// A busy machine makes any pause longer, and none shorter.
+	if last := slices.Min(pauses[failures-some:]); last <= none || last < grown*slices.Min(pauses[:some]) {
 		return Lacks("pauses of %v", pauses)
 	}
 
