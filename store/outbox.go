@@ -223,7 +223,8 @@ func (s *Store) ConfirmOutbox(ctx context.Context, lease Lease, partition Partit
 	// know of a backlog, it reads the whole partition and compares each row with the
 	// list.
 	fmt.Fprintf(&b, ") AND id BETWEEN %d AND %d", slices.Min(ids), slices.Max(ids))
-	fmt.Fprintf(&b, " AND EXISTS (SELECT 1 FROM %s WHERE name = '%s' AND owner = '%s' AND epoch = %d)", s.names.leases, lease.Name, lease.Owner, lease.Epoch)
+	fmt.Fprintf(&b, " AND EXISTS (SELECT 1 FROM %s WHERE name = '%s' AND owner = '%s' AND epoch = %d)",
+		s.names.leases, lease.Name, lease.Owner, lease.Epoch)
 	res, err := s.autocommit(ctx, b.String())
 	if err != nil {
 		return 0, fmt.Errorf("store: confirm outbox: %w", err)
