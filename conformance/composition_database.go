@@ -78,23 +78,31 @@ func (t *Trial) prepare(d *database) (err error) {
 	return nil
 }
 
-// file opens a database in a file that is removed at the end. It needs no sync:
-// the program doesn't outlive what it tries.
-func (d *database) file(context.Context) (*sql.DB, error) {
+// file opens the database where the harness has none.
+func (d *database) file(context.Context) (db *sql.DB, err error) {
+	db, remove, err := openFile()
+	if err == nil {
+		d.remove = remove
+	}
+
+	return db, err
+}
+
+// openFile opens a database in a file, and returns how to remove it when it is
+// closed. It needs no sync: the program doesn't outlive what it tries.
+func openFile() (db *sql.DB, remove func() error, err error) {
 	folder, err := os.MkdirTemp("", "headrace-conformance-")
 	if err != nil {
-		return nil, fmt.Errorf("a folder for it: %w", err)
+		return nil, nil, fmt.Errorf("a folder for it: %w", err)
 	}
-	d.remove = func() error { return os.RemoveAll(folder) }
 	address := url.URL{Scheme: "file", Opaque: url.PathEscape(filepath.Join(folder, "effects.db")), RawQuery: url.Values{
 		"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(OFF)"},
 	}.Encode()}
-	db, err := sql.Open("sqlite", address.String())
-	if err != nil {
-		return nil, fmt.Errorf("SQLite: %w", err)
+	if db, err = sql.Open("sqlite", address.String()); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("SQLite: %w", err), os.RemoveAll(folder))
 	}
 
-	return db, nil
+	return db, func() error { return os.RemoveAll(folder) }, nil
 }
 
 // close removes the tables.
@@ -113,7 +121,7 @@ func (d *database) close(ctx context.Context, bound time.Duration) error {
 	return errors.Join(append(errs, d.db.Close(), d.remove())...)
 }
 
-// takeBack removes Headrace's tables, and goose's own, which it leaves behind.
+// takeBack removes Headrace's tables.
 func (d *database) takeBack(ctx context.Context) error {
 	migrator := d.store.Migrator()
 	migrations, err := migrator.Status(ctx)
@@ -124,9 +132,6 @@ func (d *database) takeBack(ctx context.Context) error {
 		if err := migrator.Down(ctx); err != nil {
 			return fmt.Errorf("remove Headrace's tables: %w", err)
 		}
-	}
-	if _, err := d.db.ExecContext(ctx, "DROP TABLE IF EXISTS "+d.prefix+"migrations"); err != nil {
-		return fmt.Errorf("remove the table of migrations: %w", err)
 	}
 
 	return nil

@@ -116,15 +116,18 @@ func checkOrderInBatch(t *Trial) Observation {
 	return t.inOrder(perKey, true)
 }
 
-func checkOrderAfterLoss(t *Trial) Observation {
+func checkOrderAfterLoss(t *Trial) Observation { return t.orderAfter(t.Subscribe, (*Consumer).Drop) }
+
+// orderAfter loses the first consumer with a message in hand.
+func (t *Trial) orderAfter(subscribe func(group string) *Consumer, lose func(*Consumer)) Observation {
 	messages := t.Interleaved(6, "a", "b", "c")
 	t.Publish(messages...)
-	first := t.Subscribe(groupOne)
+	first := subscribe(groupOne)
 	for range 4 {
 		first.Next().Ack()
 	}
 	first.Next()
-	first.Drop()
+	lose(first)
 	t.Subscribe(groupOne).AckEverything()
 	t.MustAck(groupOne, messages)
 

@@ -78,18 +78,7 @@ func checkKilledInRebalance(t *Trial) Observation {
 }
 
 func checkOrderAfterKill(t *Trial) Observation {
-	messages := t.Interleaved(6, "a", "b", "c")
-	t.Publish(messages...)
-	first := t.SubscribeProcess(groupOne)
-	for range 4 {
-		first.Next().Ack()
-	}
-	first.Next()
-	first.Kill()
-	t.Subscribe(groupOne).AckEverything()
-	t.MustAck(groupOne, messages)
-
-	return t.inOrder(perKey, false) // without overlaps: see checkOrderAfterLoss
+	return t.orderAfter(t.SubscribeProcess, (*Consumer).Kill)
 }
 
 // checkFrozen lets a consumer sleep with a message in hand until another one has

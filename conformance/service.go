@@ -2,13 +2,8 @@ package conformance
 
 import (
 	"context"
-	"database/sql"
-	"net/url"
-	"os"
-	"path/filepath"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	_ "modernc.org/sqlite" // the database of a service that a fact makes up
 
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/store"
@@ -28,25 +23,18 @@ type Joined struct {
 func (t *Trial) Store() *store.Store {
 	var st *store.Store
 	err := t.call("open a store", func() error {
-		dir, err := os.MkdirTemp("", "headrace-conformance-")
+		db, remove, err := openFile()
 		if err != nil {
-			return err //nolint:wrapcheck // told with what it is for
+			return err
 		}
-		file := url.PathEscape(filepath.Join(dir, "service.db"))
-		const settings = "?_pragma=journal_mode(WAL)&_pragma=busy_timeout(10000)&_pragma=synchronous(OFF)"
-		db, err := sql.Open("sqlite", "file:"+file+settings)
-		if err == nil {
-			st, err = store.Open(t.ctx, db, store.Config{Dialect: store.SQLite, Migrate: true})
-		}
+		st, err = store.Open(t.ctx, db, store.Config{Dialect: store.SQLite, Migrate: true})
 		t.closesWith(func() error {
 			if st != nil {
 				_ = st.Close()
 			}
-			if db != nil {
-				_ = db.Close()
-			}
+			_ = db.Close()
 
-			return os.RemoveAll(dir)
+			return remove()
 		})
 
 		return err
