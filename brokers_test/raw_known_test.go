@@ -27,6 +27,7 @@ var (
 			"delivery/consumers that come and go lose nothing": gone,
 			"delivery/before anybody listens":                  gone,
 			"concurrency/one message in one hand":              everybody,
+			"time/held for as long as it takes":                everybody,
 			"groups/consumers of one share":                    everybody,
 			"groups/progress is kept":                          gone,
 			"content/the same on redelivery":                   knownShared,

@@ -62,7 +62,7 @@ func (t *Trial) TrySubscribe(topic, group string) (*Consumer, error) {
 func (t *Trial) OpenSubscriber(group string) (message.Subscriber, error) {
 	var sub message.Subscriber
 	err := t.call("open a subscriber", func() (err error) {
-		opened, err := t.Harness.Subscriber(t.ctx, group)
+		opened, err := t.Harness.Subscriber(t.ctx, t.groupName(group))
 		if err == nil && opened == nil {
 			err = errors.New("the harness returned no subscriber")
 		}

@@ -92,7 +92,7 @@ func (t *Trial) deskByHeadrace() *desk {
 func (t *Trial) subscribeJoined(group string) (*Consumer, *store.Store) {
 	var joined Joined
 	err := t.call("open a joined subscriber", func() (err error) {
-		joined, err = t.Harness.Join(t.ctx, group)
+		joined, err = t.Harness.Join(t.ctx, t.groupName(group))
 
 		return err
 	})

@@ -43,7 +43,8 @@ type Harness struct {
 	// Publisher opens a publisher. The suite closes it. Required.
 	Publisher func(ctx context.Context) (message.Publisher, error)
 
-	// Subscriber opens a subscriber of a consumer group. Each call gives one
+	// Subscriber opens a subscriber of a consumer group: one_ or two_ and random
+	// letters and digits, so that facts don't meet in a group. Each call gives one
 	// whose Close leaves the others alone; the suite closes it. Required.
 	Subscriber func(ctx context.Context, group string) (message.Subscriber, error)
 
@@ -264,10 +265,13 @@ func Opened(b *brokers.Broker) Harness {
 func TopicName() string { return uniqueName("conf") }
 
 // uniqueName returns prefix_random, which every broker takes as a topic.
-func uniqueName(prefix string) string {
-	const randomBytes = 10 // 16 characters of base32
-	var random [randomBytes]byte
-	_, _ = cryptorand.Read(random[:]) // never fails: it ends the program instead
+func uniqueName(prefix string) string { return prefix + "_" + random() }
 
-	return prefix + "_" + strings.ToLower(base32.StdEncoding.EncodeToString(random[:]))
+// random returns 16 random letters and digits.
+func random() string {
+	const bytes = 10
+	var drawn [bytes]byte
+	_, _ = cryptorand.Read(drawn[:]) // never fails: it ends the program instead
+
+	return strings.ToLower(base32.StdEncoding.EncodeToString(drawn[:]))
 }

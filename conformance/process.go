@@ -207,7 +207,7 @@ func (r *remote) Close() error {
 func (t *Trial) SubscribeProcess(group string) *Consumer {
 	var process Process
 	err := t.call("start a consumer process", func() (err error) {
-		process, err = t.Harness.Consumer(t.ctx, ConsumerSpec{Topic: t.Topic, Group: group})
+		process, err = t.Harness.Consumer(t.ctx, ConsumerSpec{Topic: t.Topic, Group: t.groupName(group)})
 
 		return err
 	})

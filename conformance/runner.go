@@ -162,7 +162,8 @@ func (r *runner) try(h Harness, check func(*Trial) Observation, deadline time.Du
 	ctx, cancel := context.WithTimeout(r.ctx, deadline)
 	defer cancel()
 	t := &Trial{
-		Harness: h, Capabilities: h.Capabilities, ctx: ctx, history: newHistory(), takeTopic: r.takeTopic,
+		Harness: h, Capabilities: h.Capabilities, ctx: ctx, mark: random(), history: newHistory(),
+		takeTopic: r.takeTopic,
 	}
 
 	done := make(chan outcome, 1)
@@ -239,7 +240,7 @@ func (t *Trial) state() string {
 	go func() {
 		var state string
 		err := t.safely(func() (err error) {
-			state, err = t.Harness.State(ctx, t.Topic, groupOne)
+			state, err = t.Harness.State(ctx, t.Topic, t.groupName(groupOne))
 
 			return err
 		})

@@ -26,6 +26,7 @@ type Trial struct {
 	Topic        string
 
 	ctx     context.Context //nolint:containedctx // a trial is as short-lived as a call
+	mark    string          // tells its groups from those of other facts
 	history *history
 	// takeTopic refuses names that no topic of a fact's own can have.
 	takeTopic func(name string) error
@@ -248,6 +249,11 @@ func (t *Trial) NewTopic() string {
 
 	return topic
 }
+
+// groupName is a group's name for the broker. Each fact has groups of its own:
+// where one spans topics, as Kafka's do, a consumer that comes, goes or freezes
+// in one fact would interrupt those of all others.
+func (t *Trial) groupName(group string) string { return group + "_" + t.mark }
 
 // UsesTopic has a topic removed at the end.
 func (t *Trial) UsesTopic(topic string) {
