@@ -26,6 +26,9 @@ func handlings() int {
 // switched off, and it must not end well: else the facts would prove nothing.
 func TestCompositionUnprotected(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("many times the work of the facts themselves")
+	}
 	for protection, found := range map[conformance.Protection]string{
 		conformance.Dedupe: "effects done more than once",
 		conformance.Outbox: "effects lost",

@@ -19,6 +19,7 @@ import (
 //
 //	go test ./brokers_test -run 'TestConformance/kafka//order'
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	all := cases(t)
 	names := make([]string, len(all))
 	for i, c := range all {
@@ -76,6 +77,10 @@ func opened(t *testing.T, c brokerCase) conformance.Harness {
 	}
 	if c.hooks != nil {
 		c.hooks(t, rawURL, &h)
+	}
+	if testing.Short() {
+		// Facts mostly wait: more of them at once, for shorter, with fewer messages.
+		h.Parallel, h.Quiet, h.Handlings = 24, time.Second, 200
 	}
 
 	return h

@@ -30,12 +30,14 @@ import (
 //
 //	go test ./brokers_test -run 'TestConformanceRaw/kafka//order'
 func TestConformanceRaw(t *testing.T) {
-	var all []rawCase
-	var names []string
-	for _, c := range rawCases() {
-		if !c.service || !testing.Short() {
-			all, names = append(all, c), append(names, c.name)
-		}
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("says nothing about Headrace")
+	}
+	all := rawCases()
+	names := make([]string, len(all))
+	for i, c := range all {
+		names[i] = c.name
 	}
 	sideBySide(t, names, func(t *testing.T, i int) {
 		t.Helper()
@@ -55,7 +57,6 @@ func TestConformanceRaw(t *testing.T) {
 // rawCase is an adapter of Watermill's.
 type rawCase struct {
 	name    string
-	service bool
 	harness func(t *testing.T) conformance.Harness
 	// inProcess opens a subscriber in a process that knows the service's URL.
 	// Without it, there are no processes.
@@ -79,23 +80,23 @@ func rawCases() []rawCase {
 	return []rawCase{
 		{name: "mem", harness: rawGoChannel, known: knownOfRawGoChannel},
 		{
-			name: "postgres", service: true, harness: rawPostgres, inProcess: postgresInProcess,
+			name: "postgres", harness: rawPostgres, inProcess: postgresInProcess,
 			known: knownOfRawPostgres, sometimes: sometimesOfRawOrdered,
 		},
 		{
-			name: "mariadb", service: true, harness: rawMariaDB, inProcess: mariaDBInProcess,
+			name: "mariadb", harness: rawMariaDB, inProcess: mariaDBInProcess,
 			known: knownOfRawMariaDB, sometimes: sometimesOfRawOrdered,
 		},
 		{
-			name: "kafka", service: true, harness: rawKafka, inProcess: kafkaInProcess,
+			name: "kafka", harness: rawKafka, inProcess: kafkaInProcess,
 			known: knownOfRawKafka, sometimes: sometimesOfRaw,
 		},
 		{
-			name: "sqs", service: true, harness: rawSQS(false), inProcess: sqsInProcess(false),
+			name: "sqs", harness: rawSQS(false), inProcess: sqsInProcess(false),
 			known: knownOfRawSQS, sometimes: sometimesOfRaw,
 		},
 		{
-			name: "sqs-fifo", service: true, harness: rawSQS(true), inProcess: sqsInProcess(true),
+			name: "sqs-fifo", harness: rawSQS(true), inProcess: sqsInProcess(true),
 			known: knownOfRawSQSFIFO, sometimes: sometimesOfRawOrdered,
 		},
 	}

@@ -72,6 +72,9 @@ func TestWatermillSuite(t *testing.T) {
 // TestWatermillStress runs it ten times side by side, on the broker that burdens
 // no disk and no service of other tests.
 func TestWatermillStress(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ten times TestWatermillSuite")
+	}
 	t.Parallel()
 	for _, c := range cases(t) {
 		if c.name != "mem" {
