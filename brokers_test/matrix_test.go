@@ -36,13 +36,22 @@ var columns = struct {
 func sideBySide(t *testing.T, names []string, try func(t *testing.T, broker int)) {
 	t.Helper()
 
+	byService := map[string][]int{}
+	for i, name := range names {
+		service := "databases, and Kafka"
+		switch {
+		case strings.HasPrefix(name, "sqs"):
+			service = "sqs"
+		case strings.HasPrefix(name, "mem"):
+			service = name
+		}
+		byService[service] = append(byService[service], i)
+	}
 	var lanes sync.WaitGroup
-	for _, sqs := range []bool{true, false} {
+	for _, lane := range byService {
 		lanes.Go(func() {
-			for i, name := range names {
-				if strings.HasPrefix(name, "sqs") == sqs {
-					t.Run(name, func(t *testing.T) { try(t, i) })
-				}
+			for _, i := range lane {
+				t.Run(names[i], func(t *testing.T) { try(t, i) })
 			}
 		})
 	}
