@@ -135,6 +135,10 @@ func exported(lines string) string {
 	return strings.Trim(value, "'")
 }
 
+// handedOut are the ports that freePort has returned: who is to have one may not
+// listen on it yet.
+var handedOut sync.Map //nolint:gochecknoglobals // ports are the process's
+
 // freePort returns a port below those from which the kernel takes ports for
 // outgoing connections, so that it is still free after a restart.
 func freePort() int {
@@ -142,6 +146,9 @@ func freePort() int {
 	port := 0
 	for range attempts {
 		port = lowest + rand.IntN(ports)
+		if _, taken := handedOut.LoadOrStore(port, true); taken {
+			continue
+		}
 		var listen net.ListenConfig
 		listener, err := listen.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
