@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 
@@ -17,11 +16,12 @@ import (
 // way to restart a database or a broker that other tests use, too. It is safe
 // for concurrent use.
 //
-// It is a toxiproxy within the test's process, with a toxic of its own for Freeze.
+// It is a toxiproxy within the test's process, with a toxic of its own.
 type Proxy struct {
+	t    testing.TB
 	gate *gate
 
-	mu    sync.Mutex
+	mu    sync.Mutex // one Cut, Freeze or Mend at a time
 	proxy *toxiproxy.Proxy
 }
 
@@ -33,16 +33,10 @@ func Through(t testing.TB, serviceURL string) (*Proxy, string) {
 	address, err := url.Parse(serviceURL)
 	require.NoError(t, err)
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	// A port of its own: one that the kernel chose could be somebody else's after Cut.
 	own := net.JoinHostPort("127.0.0.1", strconv.Itoa(freePort()))
 	proxy := toxiproxy.NewProxy(server, t.Name(), own, address.Host)
-	p := &Proxy{gate: newGate(), proxy: proxy}
-	// From the beginning: a toxic that comes later waits, with everything else,
-	// for whoever doesn't read.
-	for _, toxic := range p.gate.toxics() {
-		_, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic))
-		require.NoError(t, err)
-	}
+	p := &Proxy{t: t, gate: newGate(), proxy: proxy}
+	require.NoError(t, p.gate.placeIn(proxy))
 	require.NoError(t, proxy.Start())
 	t.Cleanup(p.end)
 	address.Host = own
@@ -50,38 +44,42 @@ func Through(t testing.TB, serviceURL string) (*Proxy, string) {
 	return p, address.String()
 }
 
-// Cut breaks all connections, as the service's death would, and refuses new ones
-// until Mend is called.
+// Cut breaks all connections, as the service's death would, and new ones as soon
+// as they stand, until Mend is called. The test fails when the port is lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.gate.turnAway()
 	p.proxy.Stop()
+	// Now the port is anybody's, so it isn't left until Mend. It is free for moments,
+	// and none that the kernel gives to who asks for any.
+	if err := p.proxy.Start(); err != nil {
+		p.t.Errorf("the proxy couldn't take its port back: %v", err)
+	}
 }
 
 // Freeze lets no byte pass in either direction, with all connections open, until
 // Mend is called: a network that drops packets, a machine that sleeps.
-func (p *Proxy) Freeze() { p.gate.shut() }
-
-// Mend ends Cut and Freeze. It panics when the proxy's port was taken meanwhile.
-func (p *Proxy) Mend() {
-	p.gate.open()
+func (p *Proxy) Freeze() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.proxy.Enabled {
-		return
-	}
-	if err := p.proxy.Start(); err != nil {
-		panic("testenv: the proxy can't be mended: " + err.Error())
-	}
+	p.gate.hold()
+}
+
+// Mend ends Cut and Freeze.
+func (p *Proxy) Mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gate.open()
 }
 
 // Served returns how many connections were let through so far.
 func (p *Proxy) Served() int { return p.gate.connections() }
 
 func (p *Proxy) end() {
-	p.gate.open()
-	p.gate.forget()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.gate.turnAway()
 	p.proxy.Stop()
+	p.gate.passing.Wait()
 }
