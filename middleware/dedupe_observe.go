@@ -64,7 +64,8 @@ func (d *Dedupe) record(ctx context.Context, dl delivery) {
 	ctx = context.WithoutCancel(d.about(ctx, dl))
 	err := d.store.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
 		_, inserted, err := d.store.InsertInbox(ctx, store.InboxRow{
-			Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Reason: "observed", Fingerprint: dl.fingerprint,
+			Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Reason: store.ReasonObserved,
+			Fingerprint: dl.fingerprint,
 		})
 		if err != nil || inserted {
 			return err

@@ -24,3 +24,9 @@ func Identity(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hashedPrefix + hex.EncodeToString(sum[:])
 }
+
+// cutHashed reports whether an identity has the form of a hash, and the digits.
+func cutHashed(s string) (digits string, ok bool) {
+	digits, ok = strings.CutPrefix(s, hashedPrefix)
+	return digits, ok && strings.Trim(digits, "0123456789abcdef") == ""
+}

@@ -126,6 +126,10 @@ func (r InboxRow) validate() error {
 
 const maxFingerprint = 32
 
+// ReasonObserved is the reason of a row whose message was handled while Dedupe
+// only observed.
+const ReasonObserved = "observed"
+
 // insertInboxSQL is made once: it is the one statement that every message needs.
 func insertInboxSQL(d Dialect, inbox string) string {
 	query := "INSERT INTO " + inbox + " (consumer, message_id, verdict, reason, fingerprint) VALUES (?, ?, ?, ?, ?)"
@@ -160,22 +164,30 @@ func (r InboxRow) values() []any {
 // remembers nothing. It takes identities as they are stored: what looks like a
 // hash would be hashed again.
 func (s *Store) getInbox(ctx context.Context, tx Tx, consumer, messageID string) (InboxRow, error) {
-	var row struct {
-		Verdict     string         `db:"verdict"`
-		Reason      sql.NullString `db:"reason"`
-		Fingerprint []byte         `db:"fingerprint"`
-		ProcessedAt int64          `db:"processed_at_us"`
-	}
-	err := tx.GetContext(ctx, &row, "SELECT verdict, reason, fingerprint, "+s.dialect.micros("processed_at")+
-		" AS processed_at_us FROM "+s.names.inbox+" WHERE consumer = ? AND message_id = ?"+s.dialect.current(),
-		consumer, messageID)
-	if err != nil {
+	var row inboxRow
+	if err := tx.GetContext(ctx, &row, s.inboxQuery()+s.dialect.current(), consumer, messageID); err != nil {
 		return InboxRow{}, err
 	}
+	return row.of(consumer, messageID), nil
+}
+
+func (s *Store) inboxQuery() string {
+	return "SELECT verdict, reason, fingerprint, " + s.dialect.micros("processed_at") +
+		" AS processed_at_us FROM " + s.names.inbox + " WHERE consumer = ? AND message_id = ?"
+}
+
+type inboxRow struct {
+	Verdict     string         `db:"verdict"`
+	Reason      sql.NullString `db:"reason"`
+	Fingerprint []byte         `db:"fingerprint"`
+	ProcessedAt int64          `db:"processed_at_us"`
+}
+
+func (r inboxRow) of(consumer, messageID string) InboxRow {
 	return InboxRow{
-		Consumer: consumer, MessageID: messageID, Verdict: Verdict(row.Verdict), Reason: row.Reason.String,
-		Fingerprint: row.Fingerprint, ProcessedAt: timeFromMicros(row.ProcessedAt),
-	}, nil
+		Consumer: consumer, MessageID: messageID, Verdict: Verdict(r.Verdict), Reason: r.Reason.String,
+		Fingerprint: r.Fingerprint, ProcessedAt: timeFromMicros(r.ProcessedAt),
+	}
 }
 
 // maxPurge keeps a batch's statement below the databases' limits on parameters

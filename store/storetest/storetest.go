@@ -56,6 +56,7 @@ func Run(t *testing.T, h Harness) {
 		{"Contention", testContention},
 		{"Timeouts", testTimeouts},
 		{"Inbox", testInbox},
+		{"Story", testStory},
 		{"Copies", testCopies},
 		{"Purge", testPurge},
 		{"Leases", testLeases},
