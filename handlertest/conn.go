@@ -7,6 +7,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/driverconn"
 )
 
 // connector gives a process connections of the test's database, with a gate
@@ -62,20 +64,12 @@ func (c *conn) CheckNamedValue(*driver.NamedValue) error { return nil }
 // it is busy.
 func (c *conn) raw(f func(driver.Conn) error) error {
 	for {
-		err := c.real.Raw(func(raw any) error {
-			dc, ok := raw.(driver.Conn)
-			if !ok {
-				return errOldDriver
-			}
-			return f(dc)
-		})
+		err := driverconn.Raw(c.real, f)
 		if !busy(err) || !c.process.awaitOther() {
 			return err
 		}
 	}
 }
-
-var errOldDriver = errors.New("handlertest: the SQL driver lacks context support")
 
 // busy reports whether SQLite found its lock taken, by the error's shape: any
 // driver may be in use.
@@ -92,27 +86,9 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if err := c.beforeStatement(query); err != nil {
 		return nil, err
 	}
-	err = c.raw(func(dc driver.Conn) (err error) {
-		args, err := checked(dc, args)
-		if err != nil {
-			return err
-		}
-		if execer, ok := dc.(driver.ExecerContext); ok {
-			res, err = execer.ExecContext(ctx, query, args)
-			if !errors.Is(err, driver.ErrSkip) {
-				return err
-			}
-		}
-		stmt, err := prepare(ctx, dc, query)
-		if err != nil {
-			return err
-		}
-		exec, ok := stmt.(driver.StmtExecContext)
-		if !ok {
-			return errors.Join(errOldDriver, stmt.Close())
-		}
-		res, err = exec.ExecContext(ctx, args)
-		return errors.Join(err, stmt.Close())
+	err = c.raw(func(dc driver.Conn) error {
+		res, err = driverconn.Exec(ctx, dc, query, slices.Clone(args))
+		return err
 	})
 	return res, err
 }
@@ -121,75 +97,25 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if err := c.beforeStatement(query); err != nil {
 		return nil, err
 	}
-	err = c.raw(func(dc driver.Conn) (err error) {
-		args, err := checked(dc, args)
-		if err != nil {
-			return err
+	err = c.raw(func(dc driver.Conn) error {
+		var free func() error
+		rows, free, err = driverconn.Query(ctx, dc, query, slices.Clone(args))
+		if free != nil {
+			rows = preparedRows{rows, free}
 		}
-		if queryer, ok := dc.(driver.QueryerContext); ok {
-			rows, err = queryer.QueryContext(ctx, query, args)
-			if !errors.Is(err, driver.ErrSkip) {
-				return err
-			}
-		}
-		stmt, err := prepare(ctx, dc, query)
-		if err != nil {
-			return err
-		}
-		queryer, ok := stmt.(driver.StmtQueryContext)
-		if !ok {
-			return errors.Join(errOldDriver, stmt.Close())
-		}
-		if rows, err = queryer.QueryContext(ctx, args); err != nil {
-			return errors.Join(err, stmt.Close())
-		}
-		rows = stmtRows{rows, stmt}
-		return nil
+		return err
 	})
 	return rows, err
 }
 
-// stmtRows frees the statement that was prepared for them.
-type stmtRows struct {
+// preparedRows free the statement that was prepared for them.
+type preparedRows struct {
 	driver.Rows
 
-	stmt driver.Stmt
+	free func() error
 }
 
-func (r stmtRows) Close() error { return errors.Join(r.Rows.Close(), r.stmt.Close()) }
-
-func prepare(ctx context.Context, dc driver.Conn, query string) (driver.Stmt, error) {
-	if p, ok := dc.(driver.ConnPrepareContext); ok {
-		return p.PrepareContext(ctx, query)
-	}
-	return dc.Prepare(query)
-}
-
-// checked converts arguments as database/sql does.
-func checked(dc driver.Conn, args []driver.NamedValue) ([]driver.NamedValue, error) {
-	checker, _ := dc.(driver.NamedValueChecker)
-	args = slices.Clone(args)
-	kept := args[:0]
-	for _, arg := range args {
-		err := driver.ErrSkip
-		if checker != nil {
-			err = checker.CheckNamedValue(&arg)
-		}
-		switch {
-		case errors.Is(err, driver.ErrRemoveArgument):
-			continue
-		case errors.Is(err, driver.ErrSkip):
-			if arg.Value, err = driver.DefaultParameterConverter.ConvertValue(arg.Value); err != nil {
-				return nil, err
-			}
-		case err != nil:
-			return nil, err
-		}
-		arg.Ordinal = len(kept) + 1
-		kept = append(kept, arg)
-	}
-	return kept, nil
-}
+func (r preparedRows) Close() error { return errors.Join(r.Rows.Close(), r.free()) }
 
 // PrepareContext prepares nothing: the statement is prepared when it is run.
 func (c *conn) PrepareContext(_ context.Context, query string) (driver.Stmt, error) {
@@ -205,11 +131,7 @@ func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (begun driver
 		return nil, err
 	}
 	err = c.raw(func(dc driver.Conn) error {
-		beginner, ok := dc.(driver.ConnBeginTx)
-		if !ok {
-			return errOldDriver
-		}
-		begun, err = beginner.BeginTx(ctx, opts)
+		begun, err = driverconn.Begin(ctx, dc, opts)
 		return err
 	})
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+
+	"github.com/headrace-go/headrace/internal/driverconn"
 )
 
 // outside runs statements of JoinDB that belong to no unit, on a connection of
@@ -128,14 +130,9 @@ func (c *joinConn) beginOwn(ctx context.Context, opts driver.TxOptions) (driver.
 			return nil, err
 		}
 	}
-	session := connSession{c.own}
 	var tx driver.Tx
-	err := session.raw(func(conn driver.Conn) (err error) {
-		begin, ok := conn.(driver.ConnBeginTx)
-		if !ok {
-			return errOldDriver
-		}
-		tx, err = begin.BeginTx(ctx, opts)
+	err := driverconn.Raw(c.own, func(conn driver.Conn) (err error) {
+		tx, err = driverconn.Begin(ctx, conn, opts)
 		return err
 	})
 	if err != nil {

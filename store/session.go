@@ -6,6 +6,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+
+	"github.com/headrace-go/headrace/internal/driverconn"
 )
 
 // Session runs a transaction's statements at the level of a SQL driver, so that
@@ -24,107 +26,26 @@ type Session interface {
 type connSession struct{ conn *sql.Conn }
 
 func (s connSession) Exec(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
-	err = s.raw(func(conn driver.Conn) error {
-		if args, err = checkArgs(conn, args); err != nil {
-			return err
-		}
-		if execer, ok := conn.(driver.ExecerContext); ok {
-			res, err = execer.ExecContext(ctx, query, args)
-			if !errors.Is(err, driver.ErrSkip) {
-				return err
-			}
-		}
-		stmt, err := prepare(ctx, conn, query)
-		if err != nil {
-			return err
-		}
-		execStmt, ok := stmt.(driver.StmtExecContext)
-		if !ok {
-			return errors.Join(errOldDriver, stmt.Close())
-		}
-		if res, err = execStmt.ExecContext(ctx, args); err != nil {
-			return errors.Join(err, stmt.Close())
-		}
-		return stmt.Close()
+	err = driverconn.Raw(s.conn, func(conn driver.Conn) error {
+		res, err = driverconn.Exec(ctx, conn, query, args)
+		return err
 	})
 	return res, err
 }
 
 func (s connSession) Query(ctx context.Context, query string, args []driver.NamedValue) (rows driver.Rows, err error) {
-	err = s.raw(func(conn driver.Conn) error {
-		if args, err = checkArgs(conn, args); err != nil {
-			return err
-		}
-		if queryer, ok := conn.(driver.QueryerContext); ok {
-			rows, err = queryer.QueryContext(ctx, query, args)
-			if !errors.Is(err, driver.ErrSkip) {
-				return err
-			}
-		}
-		stmt, err := prepare(ctx, conn, query)
-		if err != nil {
-			return err
-		}
-		queryStmt, ok := stmt.(driver.StmtQueryContext)
-		if !ok {
-			return errors.Join(errOldDriver, stmt.Close())
-		}
-		if rows, err = queryStmt.QueryContext(ctx, args); err != nil {
-			return errors.Join(err, stmt.Close())
-		}
-		rows = &richRows{Rows: rows, close: stmt.Close}
-		return nil
+	var free func() error
+	err = driverconn.Raw(s.conn, func(conn driver.Conn) error {
+		rows, free, err = driverconn.Query(ctx, conn, query, args)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	if free != nil {
+		rows = &richRows{Rows: rows, close: free}
+	}
 	return rows, nil
-}
-
-func (s connSession) raw(f func(driver.Conn) error) error {
-	return s.conn.Raw(func(raw any) error {
-		conn, ok := raw.(driver.Conn)
-		if !ok {
-			return errOldDriver
-		}
-		return f(conn)
-	})
-}
-
-var errOldDriver = errors.New("store: the SQL driver lacks context support (driver.ExecerContext or StmtExecContext)")
-
-func prepare(ctx context.Context, conn driver.Conn, query string) (driver.Stmt, error) {
-	if p, ok := conn.(driver.ConnPrepareContext); ok {
-		return p.PrepareContext(ctx, query)
-	}
-	return conn.Prepare(query)
-}
-
-// checkArgs does for the driver what database/sql does: it asks the connection's
-// own checker and falls back to the default conversion. It works in args, which
-// belong to one statement.
-func checkArgs(conn driver.Conn, args []driver.NamedValue) ([]driver.NamedValue, error) {
-	checker, _ := conn.(driver.NamedValueChecker)
-	checked := args[:0]
-	for i := range args {
-		arg, err := &args[i], driver.ErrSkip
-		if checker != nil {
-			err = checker.CheckNamedValue(arg)
-		}
-		switch {
-		case errors.Is(err, driver.ErrRemoveArgument):
-			continue
-		case errors.Is(err, driver.ErrSkip):
-			if arg.Value, err = driver.DefaultParameterConverter.ConvertValue(arg.Value); err != nil {
-				return nil, err
-			}
-		case err != nil:
-			return nil, err
-		}
-		arg.Ordinal = len(checked) + 1
-		checked = append(checked, *arg)
-	}
-	return checked, nil
 }
 
 // namedValues turns a statement's arguments to the driver's form.

@@ -18,6 +18,7 @@ type rule struct {
 // may use them.
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
+	"internal/driverconn",
 }
 
 // light are small modules that bring nothing along: every package may use them.
