@@ -56,10 +56,25 @@ type State struct {
 	// all of Case.Messages.
 	Sent []*message.Message
 	// Published is what has reached the broker, in order. With Headrace that is
-	// what the outbox's relay has sent by the end: each row once. (A relay that
-	// dies may send a row again, with the same UUID, which the next consumer's
-	// Dedupe skips.)
+	// what the outbox's relay has sent by the end. A relay that stops before it has
+	// confirmed what it sent sends it again, with the same UUID: what the next
+	// consumer gets of it is Deduped.
 	Published []Published
+}
+
+// Deduped is Published as a consumer behind Dedupe handles it: what comes to a
+// topic with the UUID of an earlier message there is left out.
+func (s State) Deduped() []Published {
+	type identity struct{ topic, uuid string }
+	seen := map[identity]bool{}
+	var once []Published
+	for _, p := range s.Published {
+		if id := (identity{p.Topic, p.Message.UUID}); !seen[id] {
+			seen[id] = true
+			once = append(once, p)
+		}
+	}
+	return once
 }
 
 // Case is a handler and what must hold of it. Handler or Returning, Messages and

@@ -44,6 +44,8 @@ type conn struct {
 	real    *sql.Conn
 	// numbers are the statements of the transaction that is open.
 	numbers []string
+	// lost: the plan has cut it off.
+	lost bool
 	// id is the database's number of the connection, 0 where it isn't asked for.
 	id int64
 }
@@ -54,10 +56,44 @@ var (
 	_ driver.ConnBeginTx        = (*conn)(nil)
 	_ driver.ConnPrepareContext = (*conn)(nil)
 	_ driver.NamedValueChecker  = (*conn)(nil)
+	_ driver.Validator          = (*conn)(nil)
 )
 
 // CheckNamedValue lets every value pass: the real connection checks it.
 func (c *conn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+// IsValid keeps a connection that is lost from being used again.
+func (c *conn) IsValid() bool { return !c.lost }
+
+// statement runs f behind the gate of the statement.
+func (c *conn) statement(query string, f func() error) error {
+	if commits(query) {
+		return c.commit(f)
+	}
+	if err := c.beforeStatement(query); err != nil {
+		return err
+	}
+	return f()
+}
+
+// commit runs f behind the gate of a commit. One that is made to fail loses its
+// connection, before or after it has taken effect.
+func (c *conn) commit(f func() error) error {
+	err := c.beforeCommit()
+	switch {
+	case err == nil:
+		return f()
+	case errors.Is(err, errUnanswered):
+		if refused := f(); refused != nil {
+			return refused
+		}
+	case !errors.Is(err, errInjected):
+		return err
+	}
+	c.lost = true
+	c.kill()
+	return err
+}
 
 // raw runs f on the driver's connection. A lock that another instance holds is
 // waited for here and not in the database, where the database would only say that
@@ -83,27 +119,25 @@ func busy(err error) bool {
 }
 
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (res driver.Result, err error) {
-	if err := c.beforeStatement(query); err != nil {
-		return nil, err
-	}
-	err = c.raw(func(dc driver.Conn) error {
-		res, err = driverconn.Exec(ctx, dc, query, slices.Clone(args))
-		return err
+	err = c.statement(query, func() error {
+		return c.raw(func(dc driver.Conn) error {
+			res, err = driverconn.Exec(ctx, dc, query, slices.Clone(args))
+			return err
+		})
 	})
 	return res, err
 }
 
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (rows driver.Rows, err error) {
-	if err := c.beforeStatement(query); err != nil {
-		return nil, err
-	}
-	err = c.raw(func(dc driver.Conn) error {
-		var free func() error
-		rows, free, err = driverconn.Query(ctx, dc, query, slices.Clone(args))
-		if free != nil {
-			rows = preparedRows{rows, free}
-		}
-		return err
+	err = c.statement(query, func() error {
+		return c.raw(func(dc driver.Conn) error {
+			var free func() error
+			rows, free, err = driverconn.Query(ctx, dc, query, slices.Clone(args))
+			if free != nil {
+				rows = preparedRows{rows, free}
+			}
+			return err
+		})
 	})
 	return rows, err
 }
@@ -171,15 +205,14 @@ type tx struct {
 }
 
 func (t *tx) Commit() error {
-	if err := t.conn.beforeCommit(); err != nil {
-		return err
-	}
-	for {
-		err := t.real.Commit()
-		if !busy(err) || !t.conn.process.awaitOther() {
-			return err
+	return t.conn.commit(func() error {
+		for {
+			err := t.real.Commit()
+			if !busy(err) || !t.conn.process.awaitOther() {
+				return err
+			}
 		}
-	}
+	})
 }
 
 func (t *tx) Rollback() error {

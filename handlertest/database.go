@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -209,7 +210,9 @@ func (e *environment) empty(ctx context.Context, tables []string) (err error) {
 	return nil
 }
 
-// relay sends what the outbox holds, as the forwarder would have.
+// relay sends what the outbox holds, as the forwarder would have. One that stops
+// before it has confirmed a message leaves all since the last confirmation to be
+// sent again.
 func (t *trial) relay() error {
 	waiting, err := t.env.store.WaitingPartitions(t.ctx, "")
 	if err != nil {
@@ -224,10 +227,23 @@ func (t *trial) relay() error {
 		rows = append(rows, read...)
 	}
 	slices.SortFunc(rows, func(a, b store.OutboxRow) int { return int(a.ID - b.ID) })
-	for _, row := range rows {
-		msg := message.NewMessage(row.MessageID, row.Payload)
-		msg.Metadata = row.Metadata
-		t.reached(row.Topic, msg)
+	unconfirmed := 0
+	for i, row := range rows {
+		t.publishRow(row)
+		if t.choose(choice{fault: resent}).fault == "" {
+			continue
+		}
+		t.story.resent(rows[unconfirmed : i+1])
+		for _, again := range rows[unconfirmed : i+1] {
+			t.publishRow(again)
+		}
+		unconfirmed = i + 1
 	}
 	return nil
+}
+
+func (t *trial) publishRow(row store.OutboxRow) {
+	msg := message.NewMessage(row.MessageID, row.Payload)
+	msg.Metadata = maps.Clone(row.Metadata)
+	t.reached(row.Topic, msg)
 }

@@ -19,6 +19,12 @@ func (t *trial) decide(d *delivery) error {
 		t.story.add(d, o.words(d.statements+1)+" fails")
 		t.passes(d)
 		return nil
+	case unanswered:
+		d.disturbed = true
+		d.state, d.order = ready, errUnanswered
+		t.story.add(d, o.words(0)+" takes effect, but its connection is lost, and it returns an error")
+		t.passes(d)
+		return nil
 	case meanwhile:
 		d.disturbed = true
 		t.passes(d)
@@ -29,7 +35,7 @@ func (t *trial) decide(d *delivery) error {
 		t.story.add(d, d.whereBefore()+" the other one goes on:")
 		t.current = t.other(d)
 		return nil
-	case again, early: // no choices of a gate
+	case again, early, resent: // no choices of a gate
 	}
 	t.passes(d)
 	return nil
@@ -55,6 +61,7 @@ func (t *trial) choices(d *delivery) []choice {
 	case statement, publish:
 		choices = append(choices, choice{fault: fails})
 	case commit:
+		choices = append(choices, choice{fault: fails}, choice{fault: unanswered})
 	case taken, ack: // others could as well come before or after
 		return choices
 	}

@@ -1,8 +1,9 @@
 // Package handlertest looks for what breaks a message handler. It delivers the
 // handler's messages twice, out of order and to two instances at once, stops its
 // process before and after each statement, publish, commit and ack, makes
-// statements and publishes fail, and asks after every such run whether an
-// invariant still holds. What it reports is the shortest sequence of events that
+// statements, publishes and commits fail, loses a commit's answer, stops the
+// outbox's relay before it has confirmed a message, and asks after every such run
+// whether an invariant still holds. What it reports is the shortest sequence of events that
 // breaks it, in words, with Headrace and without:
 //
 //	func TestReserve(t *testing.T) {
@@ -30,6 +31,11 @@
 // A process that stops does nothing any more: its open transactions are undone,
 // what it kept in memory is lost (the handler is built anew), and its message is
 // delivered again. What had really been published stays published.
+//
+// A commit fails with its connection: before it took effect, or after, so that
+// what it returns is an error though the transaction is in. The outbox's relay
+// sends again what it has not confirmed, with the same UUIDs (State.Published,
+// State.Deduped).
 //
 // # What it can't see
 //

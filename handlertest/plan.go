@@ -20,24 +20,29 @@ const (
 	early fault = "early"
 	// crash: the process stops.
 	crash fault = "crash"
-	// fails: the statement or the publish is not done and returns an error.
+	// fails: the statement, publish or commit is not done and returns an error.
 	fails fault = "fails"
+	// unanswered: the commit is done and returns an error: its connection is lost.
+	unanswered fault = "unanswered"
 	// meanwhile: another instance gets a message, the same one or another, while
 	// this one is at work.
 	meanwhile fault = "meanwhile"
 	// resume: the instance that was interrupted goes on before the other is done.
 	resume fault = "resume"
+	// resent: the outbox's relay stops between publishing and confirming a message,
+	// and whoever relays then begins again at the first that was not confirmed.
+	resent fault = "resent"
 )
 
 // cost orders sequences by how many events they have; between equals the
 // simpler story comes first.
 func (f fault) cost() int {
 	switch f {
-	case again, early:
+	case again, early, resent:
 		return 10
 	case crash:
 		return 20
-	case fails:
+	case fails, unanswered:
 		return 21
 	case meanwhile:
 		return 22

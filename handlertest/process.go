@@ -20,6 +20,8 @@ import (
 var (
 	errStopped  = errors.New("handlertest: this process has stopped")
 	errInjected = errors.New("handlertest: made to fail")
+	// errUnanswered is also a gate's order to commit before it is returned.
+	errUnanswered = errors.New("handlertest: made to fail: the connection was lost during the commit, before its answer")
 )
 
 // process is one instance of the service: a handler with its memory, and the
@@ -170,17 +172,25 @@ const (
 	ack
 )
 
+// parse returns a statement in one line, and its first word.
+func parse(query string) (words, verb string) {
+	words = strings.Join(strings.Fields(query), " ")
+	verb, _, _ = strings.Cut(strings.ToUpper(words), " ")
+	return words, strings.TrimRight(verb, ";")
+}
+
+func commits(query string) bool {
+	words, verb := parse(query)
+	return verb == "COMMIT" || verb == "END" || words == "SELECT 1; COMMIT"
+}
+
 // beforeStatement is the gate before a statement. Headrace's own statements and
 // those that open and undo transactions have none: what can happen there can
 // happen just as well at the neighbouring gates.
 func (c *conn) beforeStatement(query string) error {
-	words := strings.Join(strings.Fields(query), " ")
-	verb, _, _ := strings.Cut(strings.ToUpper(words), " ")
-	verb = strings.TrimRight(verb, ";")
+	words, verb := parse(query)
 	p := c.process
 	switch {
-	case verb == "COMMIT", verb == "END", words == "SELECT 1; COMMIT":
-		return c.beforeCommit()
 	case verb == "BEGIN", verb == "START":
 		c.numbers = nil
 		return p.alive()

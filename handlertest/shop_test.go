@@ -75,7 +75,7 @@ func announced(ctx context.Context, s handlertest.State) error {
 		return err
 	}
 	times := map[string]int{}
-	for _, p := range s.Published {
+	for _, p := range s.Deduped() {
 		times[string(p.Message.Payload)]++
 	}
 	for _, msg := range s.Sent {

@@ -3,6 +3,8 @@ package handlertest
 import (
 	"fmt"
 	"strings"
+
+	"github.com/headrace-go/headrace/store"
 )
 
 // story tells a run in words.
@@ -38,6 +40,17 @@ func (s *story) waits(d *delivery) {
 	if d.line == len(s.lines) && !strings.HasSuffix(s.lines[d.line-1], what) {
 		s.lines[d.line-1] += what
 	}
+}
+
+// resent tells of a relay that stops. It is the last that befalls a run, and has
+// no delivery's line.
+func (s *story) resent(rows []store.OutboxRow) {
+	which := "the message"
+	if len(rows) > 1 {
+		which = fmt.Sprintf("the last %d messages", len(rows))
+	}
+	s.say(fmt.Sprintf("the relay sends a message to %q and stops before it has confirmed that; "+
+		"the next one sends %s again, with the same UUID", rows[len(rows)-1].Topic, which))
 }
 
 func numbered(lines []string) string {

@@ -48,8 +48,8 @@ func TestBookRoomCountsEachBookingOnce(t *testing.T) {
 			var counted, bookings int
 			err := s.DB.QueryRowContext(ctx, `SELECT (SELECT bookings FROM rooms),
 				(SELECT count(DISTINCT booking_id) FROM bookings)`).Scan(&counted, &bookings)
-			if want := len(s.Sent); err == nil && (counted != want || bookings != want || len(s.Published) != want) {
-				err = fmt.Errorf("%d counted, %d written, %d told, want %d each", counted, bookings, len(s.Published), want)
+			if want := len(s.Sent); err == nil && (counted != want || bookings != want || len(s.Deduped()) != want) {
+				err = fmt.Errorf("%d counted, %d written, %d told, want %d each", counted, bookings, len(s.Deduped()), want)
 			}
 			return err
 		},

@@ -42,7 +42,7 @@ func try(t *testing.T, name string, c handlertest.Case, invariant string) {
 			return err
 		}
 		told := map[string]int{}
-		for _, p := range s.Published {
+		for _, p := range s.Deduped() {
 			var event struct {
 				Order string `json:"order"`
 			}

@@ -72,7 +72,7 @@ func TestChangesMoveEverythingOnce(t *testing.T) {
 				return err
 			}
 			followUps := map[string]int{}
-			for _, p := range s.Published {
+			for _, p := range s.Deduped() {
 				var due warehouse.RecommendationsDue
 				if err := json.Unmarshal(p.Message.Payload, &due); err != nil {
 					return err
