@@ -68,6 +68,11 @@ type DedupeConfig struct {
 	// Fingerprint also remembers a hash of the payload, so that an id which is
 	// used twice is an error (ErrFingerprint) and no silent loss. Default false.
 	Fingerprint bool
+	// TTL says when a message's time to live ends, ok false when it has none. A
+	// message that comes later, by the database's clock, is recorded as expired and
+	// not handled. One whose end can't be read is refused with the error. Default:
+	// the metadata entry msgmeta.Expires.
+	TTL func(msg *message.Message) (expires time.Time, ok bool, err error)
 	// WaitTimeout bounds how long a second delivery waits for the first one's
 	// outcome before it is nacked. Default 5 s. Waiting copies within one process
 	// hold no database connection.
@@ -89,7 +94,8 @@ type DedupeConfig struct {
 	// as handled when Observe is turned off later.
 	Observe bool
 
-	// Logger gets duplicates (debug) and what goes wrong. Default: none.
+	// Logger gets duplicates (debug), what has expired (info) and what goes wrong.
+	// Default: none.
 	Logger watermill.LoggerAdapter
 	// Hooks that implement VerdictHook are told every verdict.
 	Hooks []any
@@ -105,6 +111,9 @@ func (c DedupeConfig) withDefaults() DedupeConfig {
 	}
 	if c.Key == nil {
 		c.Key = keys.Default()
+	}
+	if c.TTL == nil {
+		c.TTL = msgmeta.GetExpires
 	}
 	if c.WaitTimeout == 0 {
 		c.WaitTimeout = 5 * time.Second
@@ -203,7 +212,9 @@ type delivery struct {
 	consumer    string
 	id          string
 	fingerprint []byte
-	began       time.Time
+	// expires is zero for a message that doesn't.
+	expires time.Time
+	began   time.Time
 }
 
 // consumer returns the name under which the message's handler remembers it.
@@ -257,7 +268,8 @@ func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
 		sum := sha256.Sum256(msg.Payload)
 		dl.fingerprint = sum[:]
 	}
-	return dl, nil
+	dl.expires, err = d.expires(msg)
+	return dl, err
 }
 
 // handle runs the handler in a unit of work, unless the message is a duplicate.
@@ -282,6 +294,9 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 	if errors.Is(err, store.ErrLockTimeout) && verdict == "" {
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	}
+	if errors.Is(err, ErrFingerprint) {
+		return errors.Join(err, d.refused(outer, dl))
+	}
 	if err != nil {
 		return err
 	}
@@ -300,7 +315,7 @@ func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Ve
 	}
 	if inserted {
 		step.Reach(ctx, step.DedupeInserted)
-		return store.Applied, nil
+		return d.expire(ctx, tx, dl)
 	}
 	if !known.SameContent(dl.fingerprint) {
 		return store.Duplicate, fmt.Errorf("%w: message %q of consumer %q", ErrFingerprint, dl.id, dl.consumer)
@@ -353,22 +368,17 @@ const writeTimeout = 15 * time.Second
 
 func (d *Dedupe) about(ctx context.Context, dl delivery) context.Context {
 	about := store.About{Consumer: dl.consumer, MessageID: dl.id}
-	if key, err := d.cfg.Key(dl.msg); err == nil {
+	if key := d.keyOf(dl); key != "" {
 		about.Keys = []string{key}
 	}
 	return store.WithAbout(ctx, about)
 }
 
-func (d *Dedupe) tell(dl delivery, verdict store.Verdict, observed bool) {
-	if verdict == store.Duplicate {
-		d.cfg.Logger.Debug("Skipped a message that was handled before", watermill.LogFields{
-			"consumer": dl.consumer, "message_id": dl.id, "verdict": verdict, "observed": observed,
-		})
+// keyOf is what the message is about, or "" where nobody says.
+func (d *Dedupe) keyOf(dl delivery) string {
+	key, err := d.cfg.Key(dl.msg)
+	if err != nil {
+		return ""
 	}
-	for _, hook := range d.hooks {
-		hook.OnVerdict(Verdict{
-			Consumer: dl.consumer, MessageID: dl.id, Topic: message.SubscribeTopicFromCtx(dl.msg.Context()),
-			Verdict: verdict, Observed: observed, Took: time.Since(dl.began),
-		})
-	}
+	return key
 }

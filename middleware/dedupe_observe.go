@@ -63,12 +63,20 @@ func (d *Dedupe) record(ctx context.Context, dl delivery) {
 	verdict := store.Applied
 	ctx = context.WithoutCancel(d.about(ctx, dl))
 	err := d.store.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		_, inserted, err := d.store.InsertInbox(ctx, store.InboxRow{
+		known, inserted, err := d.store.InsertInbox(ctx, store.InboxRow{
 			Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Reason: store.ReasonObserved,
 			Fingerprint: dl.fingerprint,
 		})
-		if err != nil || inserted {
+		if err != nil {
 			return err
+		}
+		if inserted {
+			verdict, err = d.expireObserved(ctx, tx, dl)
+			return err
+		}
+		if !known.SameContent(dl.fingerprint) {
+			verdict = store.Conflict
+			return d.store.LogVerdictOnce(ctx, tx, dl.conflict(true))
 		}
 		verdict = store.Duplicate
 		return d.store.LogVerdict(ctx, tx, store.VerdictLogRow{

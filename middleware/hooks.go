@@ -3,6 +3,9 @@ package middleware
 import (
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -21,12 +24,34 @@ type Verdict struct {
 	MessageID string
 	// Topic is the one that the handler subscribes to.
 	Topic string
-	// Verdict is store.Applied or store.Duplicate.
+	// Verdict is store.Applied, store.Duplicate or store.Expired; or store.Conflict
+	// for a delivery that was refused with ErrFingerprint and comes again.
 	Verdict store.Verdict
 	// Observed says that the verdict had no effect: the middleware observes.
 	Observed bool
 	// Took is the time from receiving the message to the verdict.
 	Took time.Duration
+}
+
+// tell logs a verdict and gives it to the hooks.
+func (d *Dedupe) tell(dl delivery, verdict store.Verdict, observed bool) {
+	if verdict == store.Duplicate {
+		d.cfg.Logger.Debug("Skipped a message that was handled before", watermill.LogFields{
+			"consumer": dl.consumer, "message_id": dl.id, "verdict": verdict, "observed": observed,
+		})
+	}
+	if verdict == store.Expired {
+		d.cfg.Logger.Info("A message came after its time to live", watermill.LogFields{
+			"consumer": dl.consumer, "message_id": dl.id, "verdict": verdict, "observed": observed,
+			"key": d.keyOf(dl), "expired": dl.expires,
+		})
+	}
+	for _, hook := range d.hooks {
+		hook.OnVerdict(Verdict{
+			Consumer: dl.consumer, MessageID: dl.id, Topic: message.SubscribeTopicFromCtx(dl.msg.Context()),
+			Verdict: verdict, Observed: observed, Took: time.Since(dl.began),
+		})
+	}
 }
 
 // PurgeHook is told about every purge, when it ends.

@@ -30,6 +30,8 @@ const (
 	Version = Prefix + "version"
 	// EventTime is when the thing happened, RFC 3339 with nanoseconds, UTC.
 	EventTime = Prefix + "event_time"
+	// Expires is when the message is of no use any more, in the same form.
+	Expires = Prefix + "expires"
 
 	// Producer names the outbox that gave the sequence.
 	Producer = Prefix + "producer"
@@ -85,20 +87,28 @@ func SetVersion(msg *message.Message, version string) { set(msg, Version, versio
 // GetEventTime returns when the event happened. ok is false when the message
 // does not say; err matches ErrMalformed when it says it in another form.
 func GetEventTime(msg *message.Message) (t time.Time, ok bool, err error) {
-	v, ok := msg.Metadata[EventTime]
-	if !ok {
-		return time.Time{}, false, nil
-	}
-	t, err = time.Parse(time.RFC3339Nano, v)
-	if err != nil {
-		return time.Time{}, true, fmt.Errorf("%w: %s is not RFC 3339: %q", ErrMalformed, EventTime, v)
-	}
-	return t, true, nil
+	return getTime(msg, EventTime)
 }
 
 // SetEventTime sets when the event happened.
 func SetEventTime(msg *message.Message, t time.Time) {
 	set(msg, EventTime, t.UTC().Format(time.RFC3339Nano))
+}
+
+// GetExpires returns when the message's time to live ends. ok is false when it has
+// none; err matches ErrMalformed when the entry is not RFC 3339.
+func GetExpires(msg *message.Message) (t time.Time, ok bool, err error) {
+	return getTime(msg, Expires)
+}
+
+// SetExpires sets when the message's time to live ends: from then on
+// middleware.Dedupe doesn't handle it any more. A zero time removes the entry.
+func SetExpires(msg *message.Message, t time.Time) {
+	if t.IsZero() {
+		delete(msg.Metadata, Expires)
+		return
+	}
+	set(msg, Expires, t.UTC().Format(time.RFC3339Nano))
 }
 
 // GetProducer returns the name of the outbox that gave the sequence, or "".
@@ -162,6 +172,18 @@ func set(msg *message.Message, name, value string) {
 		msg.Metadata = message.Metadata{}
 	}
 	msg.Metadata[name] = value
+}
+
+func getTime(msg *message.Message, name string) (t time.Time, ok bool, err error) {
+	v, ok := msg.Metadata[name]
+	if !ok {
+		return time.Time{}, false, nil
+	}
+	t, err = time.Parse(time.RFC3339Nano, v)
+	if err != nil {
+		return time.Time{}, true, fmt.Errorf("%w: %s is not RFC 3339: %q", ErrMalformed, name, v)
+	}
+	return t, true, nil
 }
 
 func getPositive(msg *message.Message, name string) (n int64, ok bool, err error) {

@@ -18,6 +18,7 @@ func TestRoundTrips(t *testing.T) {
 	msgmeta.SetKey(msg, "product-1")
 	msgmeta.SetVersion(msg, "7")
 	msgmeta.SetEventTime(msg, at)
+	msgmeta.SetExpires(msg, at)
 	msgmeta.SetSequence(msg, 42)
 	msgmeta.SetAttempt(msg, 3)
 	msgmeta.SetProducer(msg, "orders")
@@ -30,6 +31,14 @@ func TestRoundTrips(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.True(t, at.Equal(got))
+	got, ok, err = msgmeta.GetExpires(msg)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.True(t, at.Equal(got))
+	msgmeta.SetExpires(msg, time.Time{})
+	_, ok, err = msgmeta.GetExpires(msg)
+	require.NoError(t, err)
+	require.False(t, ok)
 	seq, ok, err := msgmeta.GetSequence(msg)
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -63,6 +72,12 @@ func TestUnreadableEntriesAreErrorsAndNotZeroes(t *testing.T) {
 	msg.Metadata[msgmeta.EventTime] = "yesterday"
 	_, _, err := msgmeta.GetEventTime(msg)
 	require.ErrorIs(t, err, msgmeta.ErrMalformed)
+	for _, value := range []string{"", "tomorrow", "1700000000", "2026-03-01 12:00:00"} {
+		msg.Metadata[msgmeta.Expires] = value
+		_, ok, err := msgmeta.GetExpires(msg)
+		require.True(t, ok)
+		require.ErrorIs(t, err, msgmeta.ErrMalformed, "value %q", value)
+	}
 }
 
 func TestStripDeliveryKeepsWhatTheContentSays(t *testing.T) {

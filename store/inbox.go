@@ -110,6 +110,30 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 	return InboxRow{}, false, fmt.Errorf("store: inbox row of message %q comes and goes", row.MessageID)
 }
 
+// ExpireInbox makes the verdict of a row that the unit of work has inserted
+// Expired, with its Reason, if a time has come by the database's clock.
+func (s *Store) ExpireInbox(ctx context.Context, tx Tx, row InboxRow, expires time.Time) (expired bool, err error) {
+	expired, err = s.Past(ctx, tx, expires)
+	if err != nil || !expired {
+		return false, err
+	}
+	_, err = tx.ExecContext(ctx, "UPDATE "+s.names.inbox+" SET verdict = ?, reason = ? WHERE consumer = ? AND message_id = ?",
+		string(Expired), reasonValue(row.Reason), Identity(row.Consumer), Identity(row.MessageID))
+	if err != nil {
+		return false, fmt.Errorf("store: expire inbox row: %w", err)
+	}
+	return true, nil
+}
+
+// Past reports whether a time has come by the database's clock.
+func (s *Store) Past(ctx context.Context, tx Tx, t time.Time) (bool, error) {
+	var us int64
+	if err := tx.GetContext(ctx, &us, "SELECT "+s.dialect.micros(s.dialect.now())); err != nil {
+		return false, fmt.Errorf("store: read the database's clock: %w", err)
+	}
+	return !timeFromMicros(us).Before(t), nil
+}
+
 // errWaitedForCopy marks a lock timeout that must not be waited for once more:
 // waiting copies would use up the pool.
 var errWaitedForCopy = errors.New("another copy of the message is being handled")
@@ -157,7 +181,7 @@ func (s *Store) tryInsertInbox(ctx context.Context, u *Unit, row InboxRow) (inse
 }
 
 func (r InboxRow) values() []any {
-	return []any{r.Consumer, r.MessageID, string(r.Verdict), nullString(plainText(r.Reason, maxReason)), nullBytes(r.Fingerprint)}
+	return []any{r.Consumer, r.MessageID, string(r.Verdict), reasonValue(r.Reason), nullBytes(r.Fingerprint)}
 }
 
 // getInbox reads what a consumer remembers of a message; sql.ErrNoRows when it

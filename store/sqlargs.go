@@ -24,6 +24,9 @@ func nullString(v string) any {
 	return v
 }
 
+// reasonValue is a reason as it is stored.
+func reasonValue(reason string) any { return nullString(plainText(reason, maxReason)) }
+
 // nullBytes keeps nil apart from empty, which some drivers don't.
 func nullBytes(v []byte) any {
 	if v == nil {

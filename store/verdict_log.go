@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -28,11 +30,27 @@ func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error 
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.verdictLog+
 		" (consumer, message_id, verdict, reason, observed) VALUES (?, ?, ?, ?, ?)",
 		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict),
-		nullString(plainText(row.Reason, maxReason)), row.Observed)
+		reasonValue(row.Reason), row.Observed)
 	if err != nil {
 		return fmt.Errorf("store: log verdict: %w", err)
 	}
 	return nil
+}
+
+// LogVerdictOnce is LogVerdict, unless the log holds such an entry of the message
+// already, with the same reason: for what may come again and again.
+func (s *Store) LogVerdictOnce(ctx context.Context, tx Tx, row VerdictLogRow) error {
+	var one int
+	err := tx.GetContext(ctx, &one, "SELECT 1 FROM "+s.names.verdictLog+
+		" WHERE consumer = ? AND message_id = ? AND verdict = ? AND reason = ? AND observed = ? LIMIT 1",
+		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict), reasonValue(row.Reason), row.Observed)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrNoRows):
+		return s.LogVerdict(ctx, tx, row)
+	}
+	return fmt.Errorf("store: look into the verdict log: %w", err)
 }
 
 // VerdictLogCount is one line of CountVerdictLog.

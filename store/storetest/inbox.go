@@ -21,6 +21,8 @@ func testInbox(t *testing.T, h Harness) {
 		{"NeedsAUnit", inboxOutside},
 		{"RefusesWhatItCannotKeep", inboxRefuses},
 		{"LogsVerdicts", verdictLog},
+		{"LogsAVerdictOnce", verdictLogOnce},
+		{"ExpiresByTheDatabasesClock", inboxExpires},
 	})
 }
 
@@ -196,4 +198,39 @@ func verdictLog(t *testing.T, b *bundle) {
 	counts, err = st.CountVerdictLog(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []store.VerdictLogCount{ofB}, counts, "another consumer's stay")
+}
+
+func verdictLogOnce(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	for range 2 {
+		require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+			for _, reason := range []string{"one", "two", "one", "odd\x00\xff"} {
+				row := store.VerdictLogRow{Consumer: "a", MessageID: "1", Verdict: store.Conflict, Reason: reason}
+				require.NoError(t, st.LogVerdictOnce(ctx, tx, row))
+			}
+			return nil
+		}))
+	}
+	counts, err := st.CountVerdictLog(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 3, counts[0].Count)
+}
+
+func inboxExpires(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	for in, want := range map[time.Duration]store.Verdict{-time.Hour: store.Expired, time.Hour: store.Applied} {
+		row := inbox("c", in.String())
+		require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+			_, inserted, err := st.InsertInbox(ctx, row)
+			require.NoError(t, err)
+			require.True(t, inserted)
+			row.Reason = "too late"
+			expired, err := st.ExpireInbox(ctx, tx, row, time.Now().Add(in))
+			require.Equal(t, want == store.Expired, expired)
+			return err
+		}))
+		existing, _ := record(t, st, row)
+		require.Equal(t, want, existing.Verdict)
+		require.Equal(t, want == store.Expired, existing.Reason == "too late")
+	}
 }
