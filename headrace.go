@@ -52,7 +52,9 @@ type Plugin struct {
 	destinations map[string]message.Publisher
 	// publishers are what handlers are given, by destination.
 	publishers map[string]message.Publisher
-	watch      *watch
+	// outboxes are behind them.
+	outboxes map[string]*forwarder.Outbox
+	watch    *watch
 
 	mu     sync.Mutex
 	closed bool
@@ -100,7 +102,8 @@ func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 	}
 	p := &Plugin{
 		cfg: cfg, db: db, store: st, watch: unattached,
-		publishers: map[string]message.Publisher{}, drains: map[*forwarder.Forwarder]struct{}{},
+		publishers: map[string]message.Publisher{}, outboxes: map[string]*forwarder.Outbox{},
+		drains: map[*forwarder.Forwarder]struct{}{},
 	}
 	if err := p.build(); err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -122,6 +125,7 @@ func (p *Plugin) build() (err error) {
 		if err != nil {
 			return fmt.Errorf("headrace: %w", err)
 		}
+		p.outboxes[name] = outbox
 		p.publishers[name] = outbox.Publisher()
 		if p.cfg.Observe {
 			p.publishers[name] = keptOpen{real, p.watch}
@@ -174,6 +178,14 @@ func (p *Plugin) PublisherFor(destination string) message.Publisher {
 	}
 	return nowhere{fmt.Errorf("headrace: there is no destination %q in Config.Destinations; known are %s",
 		destination, strings.Join(slices.Sorted(maps.Keys(p.publishers)), ", "))}
+}
+
+// Outbox returns the outbox of a destination, "" for Config.Publisher's: what it
+// publishes with a message's context is committed with that message, as by
+// Publisher, and it can publish later (PublishAt, PublishAfter, PublishInSlot). It
+// is nil where there is no such destination. Observing changes nothing about it.
+func (p *Plugin) Outbox(destination string) *forwarder.Outbox {
+	return p.outboxes[cmp.Or(destination, forwarder.DefaultDestination)]
 }
 
 // nowhere is the publisher of a destination that isn't configured.

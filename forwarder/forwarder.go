@@ -96,6 +96,10 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	o := newOwnership(f)
 	defer o.releaseAll(ctx)
 	defer f.store.OnOutboxWritten(o.wake)()
+	m := &mover{f: f, owned: o.snapshot}
+	var moving sync.WaitGroup
+	defer moving.Wait()
+	moving.Go(func() { m.run(ctx) })
 	return o.run(ctx)
 }
 

@@ -33,6 +33,11 @@ const (
 	// Expires is when the message is of no use any more, in the same form.
 	Expires = Prefix + "expires"
 
+	// SlotSubject and SlotTime say which subject and which time slot a message is
+	// for, the time as EventTime's.
+	SlotSubject = Prefix + "slot_subject"
+	SlotTime    = Prefix + "slot_time"
+
 	// Producer names the outbox that gave the sequence.
 	Producer = Prefix + "producer"
 	// Sequence is the gapless number per key given by the outbox.
@@ -109,6 +114,20 @@ func SetExpires(msg *message.Message, t time.Time) {
 		return
 	}
 	set(msg, Expires, t.UTC().Format(time.RFC3339Nano))
+}
+
+// GetSlot returns the subject and the time of the slot that a message is for. ok is
+// false when it is for none; err matches ErrMalformed when its time is in another
+// form.
+func GetSlot(msg *message.Message) (subject string, at time.Time, ok bool, err error) {
+	at, ok, err = getTime(msg, SlotTime)
+	return msg.Metadata.Get(SlotSubject), at, ok, err
+}
+
+// SetSlot says which slot a message is for.
+func SetSlot(msg *message.Message, subject string, at time.Time) {
+	set(msg, SlotSubject, subject)
+	set(msg, SlotTime, at.UTC().Format(time.RFC3339Nano))
 }
 
 // GetProducer returns the name of the outbox that gave the sequence, or "".

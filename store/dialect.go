@@ -110,6 +110,36 @@ func (d Dialect) current() string {
 	return ""
 }
 
+// forShare ends a query whose rows must stay as they are until the transaction
+// ends.
+func (d Dialect) forShare() string {
+	if d == Postgres {
+		return " FOR SHARE"
+	}
+	return d.current()
+}
+
+// forUpdateSkipLocked ends a query that locks its rows and leaves out those that
+// somebody else has locked. SQLite has one writer.
+func (d Dialect) forUpdateSkipLocked() string {
+	if d == SQLite {
+		return ""
+	}
+	return " FOR UPDATE SKIP LOCKED"
+}
+
+// fromMicros is a timestamp from a parameter in microseconds since 1970.
+func (d Dialect) fromMicros() string {
+	switch d {
+	case MySQL:
+		return "TIMESTAMPADD(MICROSECOND, ?, '1970-01-01')"
+	case SQLite:
+		return "?"
+	case Postgres:
+	}
+	return "timestamptz '1970-01-01 00:00:00+00' + ? * interval '1 microsecond'"
+}
+
 // micros reads a timestamp column as microseconds since 1970, which every driver
 // scans alike whatever its options.
 func (d Dialect) micros(column string) string {

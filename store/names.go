@@ -14,7 +14,7 @@ var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
-	inbox, verdictLog, outbox, leases, meta string
+	inbox, verdictLog, outbox, scheduled, leases, meta string
 	// migrations is unquoted: goose quotes nothing.
 	migrations string
 }
@@ -43,6 +43,7 @@ func newNames(d Dialect, schema, prefix string) (names, error) {
 		inbox:      table("inbox"),
 		verdictLog: table("verdict_log"),
 		outbox:     table("outbox"),
+		scheduled:  table("scheduled"),
 		leases:     table("leases"),
 		meta:       table("meta"),
 		migrations: migrations,

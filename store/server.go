@@ -48,14 +48,7 @@ func (i *Inspector) Server(ctx context.Context) (Server, error) {
 }
 
 // Clock returns the database's time.
-func (i *Inspector) Clock(ctx context.Context) (time.Time, error) {
-	var us int64
-	d := i.store.dialect
-	if err := i.store.db.GetContext(ctx, &us, "SELECT "+d.micros(d.now())); err != nil {
-		return time.Time{}, fmt.Errorf("store: read the database's clock: %w", err)
-	}
-	return timeFromMicros(us), nil
-}
+func (i *Inspector) Clock(ctx context.Context) (time.Time, error) { return i.store.Now(ctx) }
 
 func (i *Inspector) postgresServer(ctx context.Context) (Server, error) {
 	return i.settings(ctx, "PostgreSQL", "server_version", "SELECT name, setting AS value FROM pg_settings WHERE name IN (%s)",

@@ -66,7 +66,10 @@ var rules = []rule{
 		pkg: "middleware", product: []string{"store", "keys", "parking", "precedence", "msgmeta"},
 		modules: []string{"github.com/robfig/cron/v3"}, // the purge's schedule
 	},
-	{pkg: "forwarder", product: []string{"store", "keys", "parking", "msgmeta"}},
+	{
+		pkg: "forwarder", product: []string{"store", "keys", "parking", "msgmeta"},
+		modules: []string{"github.com/robfig/cron/v3"},
+	},
 	{pkg: "ordering", product: []string{"store", "keys", "parking", "forwarder", "msgmeta", "internal/lanes"}},
 	{pkg: "effects", product: []string{"store", "parking", "msgmeta"}},
 	{pkg: "sagas", product: []string{"store", "keys", "parking", "effects", "forwarder", "msgmeta"}},

@@ -57,6 +57,30 @@ CREATE TABLE IF NOT EXISTS {{.Outbox}} (
         COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created_at), -1) >= 0)
 ) ENGINE=InnoDB;
 
+-- Messages for later. A slot's row stays for a while when it is sent, so that who
+-- comes too late for the slot sees it.
+CREATE TABLE IF NOT EXISTS {{.Scheduled}} (
+    id           BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
+    service      VARBINARY(255) NOT NULL DEFAULT '',
+    partition_no SMALLINT NOT NULL,
+    message_id   VARBINARY(1024) NOT NULL,
+    destination  VARBINARY(255) NOT NULL,
+    topic        VARBINARY(255) NOT NULL,
+    message_key  BLOB,
+    payload      LONGBLOB,
+    metadata     LONGTEXT CHARACTER SET utf8mb4 NOT NULL DEFAULT ('{}'),
+    state        VARBINARY(16) NOT NULL DEFAULT 'waiting',
+    due_at       DATETIME(6) NOT NULL,
+    slot         VARBINARY(255),
+    slot_subject BLOB,
+    slot_plan    TEXT CHARACTER SET utf8mb4,
+    touched      BIGINT NOT NULL DEFAULT 0,
+    created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
+    KEY {{.Prefix}}scheduled_due (service, state, due_at, id),
+    KEY {{.Prefix}}scheduled_message (message_id(255)),
+    UNIQUE KEY {{.Prefix}}scheduled_slot (slot)
+) ENGINE=InnoDB;
+
 CREATE TABLE IF NOT EXISTS {{.Leases}} (
     name       VARBINARY(255) NOT NULL PRIMARY KEY,
     owner      VARBINARY(255) NOT NULL,
@@ -66,6 +90,7 @@ CREATE TABLE IF NOT EXISTS {{.Leases}} (
 
 -- +goose Down
 DROP TABLE IF EXISTS {{.Leases}};
+DROP TABLE IF EXISTS {{.Scheduled}};
 DROP TABLE IF EXISTS {{.Outbox}};
 DROP TABLE IF EXISTS {{.VerdictLog}};
 DROP TABLE IF EXISTS {{.Inbox}};

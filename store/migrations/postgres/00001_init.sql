@@ -54,6 +54,30 @@ CREATE TABLE {{.Outbox}} (
         created_at >= '1970-01-01 00:00:00+00' AND created_at < '10000-01-01 00:00:00+00')
 );
 
+-- Messages for later. A slot's row stays for a while when it is sent, so that who
+-- comes too late for the slot sees it.
+CREATE TABLE {{.Scheduled}} (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    service      text COLLATE "C" NOT NULL DEFAULT '',
+    partition_no smallint NOT NULL,
+    message_id   text NOT NULL,
+    destination  text COLLATE "C" NOT NULL,
+    topic        text COLLATE "C" NOT NULL,
+    message_key  text COLLATE "C",
+    payload      bytea,
+    metadata     jsonb NOT NULL DEFAULT '{}',
+    state        text COLLATE "C" NOT NULL DEFAULT 'waiting',
+    due_at       timestamptz NOT NULL,
+    slot         text COLLATE "C",
+    slot_subject text,
+    slot_plan    text,
+    touched      bigint NOT NULL DEFAULT 0,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX {{.Prefix}}scheduled_due ON {{.Scheduled}} (service, state, due_at, id);
+CREATE INDEX {{.Prefix}}scheduled_message ON {{.Scheduled}} (message_id);
+CREATE UNIQUE INDEX {{.Prefix}}scheduled_slot ON {{.Scheduled}} (slot);
+
 CREATE TABLE {{.Leases}} (
     name       text COLLATE "C" NOT NULL PRIMARY KEY,
     owner      text COLLATE "C" NOT NULL,
@@ -63,6 +87,7 @@ CREATE TABLE {{.Leases}} (
 
 -- +goose Down
 DROP TABLE {{.Leases}};
+DROP TABLE {{.Scheduled}};
 DROP TABLE {{.Outbox}};
 DROP TABLE {{.VerdictLog}};
 DROP TABLE {{.Inbox}};

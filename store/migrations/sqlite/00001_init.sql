@@ -56,6 +56,30 @@ CREATE TABLE {{.Outbox}} (
 );
 CREATE INDEX {{.Prefix}}outbox_partition ON {{.Outbox}} (service, partition_no, id);
 
+-- Messages for later. A slot's row stays for a while when it is sent, so that who
+-- comes too late for the slot sees it.
+CREATE TABLE {{.Scheduled}} (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    service      TEXT NOT NULL DEFAULT '',
+    partition_no INTEGER NOT NULL,
+    message_id   TEXT NOT NULL,
+    destination  TEXT NOT NULL,
+    topic        TEXT NOT NULL,
+    message_key  TEXT,
+    payload      BLOB,
+    metadata     TEXT NOT NULL DEFAULT '{}',
+    state        TEXT NOT NULL DEFAULT 'waiting',
+    due_at       INTEGER NOT NULL,
+    slot         TEXT,
+    slot_subject TEXT,
+    slot_plan    TEXT,
+    touched      INTEGER NOT NULL DEFAULT 0,
+    created_at   INTEGER NOT NULL DEFAULT ({{.Now}})
+);
+CREATE INDEX {{.Prefix}}scheduled_due ON {{.Scheduled}} (service, state, due_at, id);
+CREATE INDEX {{.Prefix}}scheduled_message ON {{.Scheduled}} (message_id);
+CREATE UNIQUE INDEX {{.Prefix}}scheduled_slot ON {{.Scheduled}} (slot);
+
 CREATE TABLE {{.Leases}} (
     name       TEXT NOT NULL PRIMARY KEY,
     owner      TEXT NOT NULL,
@@ -65,6 +89,7 @@ CREATE TABLE {{.Leases}} (
 
 -- +goose Down
 DROP TABLE {{.Leases}};
+DROP TABLE {{.Scheduled}};
 DROP TABLE {{.Outbox}};
 DROP TABLE {{.VerdictLog}};
 DROP TABLE {{.Inbox}};
