@@ -29,7 +29,7 @@ type suite struct {
 	known           []string
 	junit, jsonFile string
 	parallel        int
-	patience        time.Duration
+	patience, quiet time.Duration
 	keep, dryRun    bool
 	verbose         bool
 
@@ -40,8 +40,9 @@ type suite struct {
 	topics  topics
 }
 
-func (a *app) conformance() *cobra.Command {
-	s := suite{app: a}
+func (a *app) conformance() *cobra.Command { return (&suite{app: a}).command() }
+
+func (s *suite) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conformance [broker-URL]",
 		Short: "Try what a broker guarantees, and compare it with what it promises",
@@ -77,6 +78,9 @@ to try an adapter of your own in a Go test.`,
 	flags.IntVar(&s.parallel, "parallel", conformance.DefaultParallel, "how many facts are tried side by side")
 	flags.DurationVar(&s.patience, "patience", conformance.DefaultPatience,
 		"how long to wait for what should come soon; raise it for a broker that is far away or busy")
+	flags.DurationVar(&s.quiet, "quiet", conformance.DefaultQuiet,
+		"how long nothing must come before \"nothing comes\" is believed; raise it above the longest time in which "+
+			"the broker may be late with a message")
 	flags.BoolVar(&s.keep, "keep", false, "leave the topics there, to look into them")
 	flags.BoolVar(&s.dryRun, "dry-run", false, "connect, say what would be tried, and make nothing")
 	flags.BoolVarP(&s.verbose, "verbose", "v", false, "report what holds too, a line a fact")
@@ -112,6 +116,15 @@ func (s *suite) args(cmd *cobra.Command, args []string) (err error) {
 		return errors.New("--parallel must be at least 1")
 	case s.patience <= 0:
 		return errors.New("--patience must be more than 0, such as 30s")
+	case s.quiet <= 0:
+		return errors.New("--quiet must be more than 0, such as 3s")
+	}
+	if !cmd.Flags().Changed("quiet") {
+		s.quiet = min(s.quiet, s.patience)
+	}
+	if s.quiet > s.patience {
+		return fmt.Errorf("--quiet %v is more than --patience %v: who waits so long for nothing must wait as long "+
+			"for what comes; raise --patience too", s.quiet, s.patience)
 	}
 	if s.run != "" {
 		if s.only, err = regexp.Compile(s.run); err != nil {
@@ -201,7 +214,7 @@ func (s *suite) closeBroker() {
 
 func (s *suite) harness() (conformance.Harness, error) {
 	h := conformance.Opened(s.broker)
-	h.Parallel, h.Patience = s.parallel, s.patience
+	h.Parallel, h.Patience, h.Quiet = s.parallel, s.patience, s.quiet
 	h.Known = map[string]string{}
 	for _, pair := range s.known {
 		fact, reason, _ := strings.Cut(pair, "=")

@@ -92,6 +92,27 @@ func TestConformanceLeavesNoTopicUnlessAskedTo(t *testing.T) {
 	}
 }
 
+func TestConformanceWaitsAsLongAsItIsTold(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		args            []string
+		patience, quiet time.Duration
+	}{
+		{nil, conformance.DefaultPatience, conformance.DefaultQuiet},
+		{[]string{"--patience", "90s", "--quiet", "25s"}, 90 * time.Second, 25 * time.Second},
+		{[]string{"--patience", "1s"}, time.Second, time.Second},
+	} {
+		s := suite{app: &app{Env: Env{Getenv: func(string) string { return "" }}}, broker: &brokers.Broker{}}
+		cmd := s.command()
+		require.NoError(t, cmd.ParseFlags(test.args))
+		require.NoError(t, s.args(cmd, []string{"mem:"}))
+		h, err := s.harness()
+		require.NoError(t, err)
+		require.Equal(t, test.patience, h.Patience, test.args)
+		require.Equal(t, test.quiet, h.Quiet, test.args)
+	}
+}
+
 func TestConformanceDryRunMakesNothing(t *testing.T) {
 	t.Parallel()
 	var term terminal
@@ -126,6 +147,9 @@ func TestConformanceRefusesWhatItCannotDo(t *testing.T) {
 		"bad expression":  {[]string{"mem:", "--run", "("}, "--run: error parsing regexp"},
 		"no such fact":    {[]string{"mem:", "--run", "magic"}, "`headrace conformance --dry-run mem:` lists them"},
 		"no patience":     {[]string{"mem:", "--patience", "0s"}, "--patience must be more than 0"},
+		"no quiet":        {[]string{"mem:", "--quiet", "-1s"}, "--quiet must be more than 0"},
+		"no duration":     {[]string{"mem:", "--quiet", "3"}, `invalid argument "3" for "--quiet"`},
+		"too quiet":       {[]string{"mem:", "--quiet", "40s"}, "--quiet 40s is more than --patience 30s"},
 		"nothing at once": {[]string{"mem:", "--parallel", "0"}, "--parallel must be at least 1"},
 		"unknown fact":    {[]string{"mem:", "--known", "order/x=y"}, `Known names "order/x", which is no fact`},
 		"no reason":       {[]string{"mem:", "--known", "order/total"}, "write it as fact=reason"},
