@@ -17,7 +17,7 @@ func handoverFacts() []Fact {
 		{
 			Name:  "delivery/in hand at close comes again",
 			Claim: "a message that its consumer held, unacked, when it closed is delivered to the next one",
-			Check: checkInHand,
+			Check: func(t *Trial) Observation { return t.inHandAfter(t.Subscribe, (*Consumer).Drop, 1) },
 		},
 		{
 			Name:  "delivery/consumers that come and go lose nothing",
@@ -63,12 +63,13 @@ func checkAckedStays(t *Trial) Observation {
 	return Holds()
 }
 
-func checkInHand(t *Trial) Observation {
-	first := t.Subscribe(groupOne)
-	messages := t.Messages("a", 1)
+// inHandAfter loses a consumer with the first of n messages in hand.
+func (t *Trial) inHandAfter(subscribe func(group string) *Consumer, lose func(*Consumer), n int) Observation {
+	first := subscribe(groupOne)
+	messages := t.Messages("a", n)
 	t.Publish(messages...)
 	first.Next()
-	first.Drop()
+	lose(first)
 
 	second := t.Subscribe(groupOne)
 	began := time.Now()

@@ -13,7 +13,7 @@ func processFacts() []Fact {
 			Name:    "delivery/a killed consumer's messages go to another",
 			Claim:   "what a consumer process had received and not acked when it was killed is delivered to another consumer",
 			Missing: noProcess,
-			Check:   checkKilled,
+			Check:   func(t *Trial) Observation { return t.inHandAfter(t.SubscribeProcess, (*Consumer).Kill, 3) },
 		},
 		{
 			Name:    "delivery/kills during a rebalance lose nothing",
@@ -39,20 +39,6 @@ func processFacts() []Fact {
 			Check: checkFrozen,
 		},
 	}
-}
-
-func checkKilled(t *Trial) Observation {
-	first := t.SubscribeProcess(groupOne)
-	messages := t.Messages("a", 3)
-	t.Publish(messages...)
-	first.Next()
-	first.Kill()
-
-	second := t.Subscribe(groupOne)
-	began := time.Now()
-	second.AckAll(messages)
-
-	return HoldsWith("after %v", time.Since(began).Round(time.Second/10))
 }
 
 // checkKilledInRebalance kills a process as soon as another one has joined.

@@ -252,30 +252,5 @@ func (c *Consumer) Resume() {
 	}
 }
 
-// tailOf keeps the end of what a process logs.
-type tailOf struct {
-	mu  sync.Mutex
-	end []byte
-}
-
-func (t *tailOf) Write(p []byte) (int, error) {
-	const most = 4 << 10
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.end = append(t.end, p...)
-	if excess := len(t.end) - most; excess > 0 {
-		t.end = append([]byte(nil), t.end[excess:]...)
-	}
-
-	return len(p), nil
-}
-
-func (t *tailOf) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-
-	return string(t.end)
-}
-
 // processGrace is how long a killed process may take to be gone.
 const processGrace = 10 * time.Second

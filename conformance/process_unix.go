@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/subprocess"
 )
 
 // Reexec starts the program that runs as a consumer process: the usual
@@ -31,15 +33,18 @@ func Reexec(spec ConsumerSpec) (Process, error) {
 	return StartProcess(cmd)
 }
 
+// loggedBytes is how much of a process's log stands in an error.
+const loggedBytes = 4 << 10
+
 // StartProcess starts a command that is not started yet as a consumer process,
 // with its standard input and output taken.
 func StartProcess(cmd *exec.Cmd) (Process, error) {
-	p := &osProcess{cmd: cmd, log: &tailOf{}, exited: make(chan struct{})}
+	p := &osProcess{cmd: cmd, log: &subprocess.Tail{Most: loggedBytes}, exited: make(chan struct{})}
 	if cmd.Stderr == nil {
 		cmd.Stderr = p.log
 	}
 	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = dieWithParent()
+		cmd.SysProcAttr = subprocess.DieWithParent()
 	}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -66,7 +71,7 @@ type osProcess struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
 	stdout *os.File
-	log    *tailOf
+	log    *subprocess.Tail
 	exited chan struct{}
 	exit   error // once exited
 }

@@ -10,10 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/headrace-go/headrace/internal/subprocess"
 )
 
 // process is one life of a child.
@@ -21,7 +22,7 @@ type process struct {
 	name  string
 	cmd   *exec.Cmd
 	stdin io.Closer // the child dies when it ends
-	log   tail
+	log   subprocess.Tail
 
 	lines    atomic.Int64
 	progress chan struct{} // a step was reached since it was last read
@@ -53,7 +54,7 @@ func startProcess(name string, cfg childConfig, h *history) (*process, error) {
 	p.cmd.Env = append(os.Environ(), childVariable+"="+string(raw))
 	p.cmd.ExtraFiles = []*os.File{write}
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
-	p.cmd.SysProcAttr = dieWithParent()
+	p.cmd.SysProcAttr = subprocess.DieWithParent()
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		return nil, errors.Join(err, read.Close())
 	}
@@ -134,28 +135,4 @@ func (p *process) stop(ctx context.Context) error {
 		return fmt.Errorf("%s failed while it stopped: %w\n%s", p.name, p.exit, p.log.String())
 	}
 	return nil
-}
-
-// tail keeps the end of what a child logs.
-type tail struct {
-	mu  sync.Mutex
-	end []byte
-}
-
-const tailBytes = 64 << 10
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.end = append(t.end, p...)
-	if excess := len(t.end) - tailBytes; excess > 0 {
-		t.end = append([]byte(nil), t.end[excess:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.end)
 }

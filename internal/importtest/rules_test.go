@@ -18,7 +18,7 @@ type rule struct {
 // may use them.
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
-	"internal/driverconn",
+	"internal/driverconn", "internal/subprocess",
 }
 
 // light are small modules that bring nothing along: every package may use them.
