@@ -47,6 +47,7 @@ type Plugin struct {
 	db        *sql.DB
 	store     *store.Store
 	dedupe    *middleware.Dedupe
+	presence  *middleware.Presence
 	forwarder *forwarder.Forwarder
 	// destinations are the real publishers.
 	destinations map[string]message.Publisher
@@ -137,6 +138,12 @@ func (p *Plugin) build() (err error) {
 	if p.dedupe, err = middleware.NewDedupe(p.store, p.cfg.Dedupe); err != nil {
 		return fmt.Errorf("headrace: %w", err)
 	}
+	p.presence, err = middleware.NewPresence(p.store, middleware.PresenceConfig{
+		Name: hostName(), Logger: p.cfg.Dedupe.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("headrace: %w", err)
+	}
 	// Attach makes the purge, when it knows the handlers; what is wrong with its
 	// configuration is said now.
 	if _, err = p.purge(p.consumers([]string{"any"})); err != nil {
@@ -201,8 +208,26 @@ func (p *Plugin) Store() *store.Store { return p.store }
 // to be protected; Run then has to be called too. Attach does both for all.
 func (p *Plugin) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	p.watch.end()
-	return p.dedupe.Middleware(h)
+	return p.protect(h)
 }
+
+// protect is Dedupe's middleware. A handler is known at the latest when its first
+// message comes.
+func (p *Plugin) protect(h message.HandlerFunc) message.HandlerFunc {
+	protected := p.dedupe.Middleware(h)
+	var first sync.Once
+	return func(msg *message.Message) ([]*message.Message, error) {
+		first.Do(func() {
+			if handler := message.HandlerNameFromCtx(msg.Context()); handler != "" {
+				p.presence.Add(p.consumer(handler))
+			}
+		})
+		return protected(msg)
+	}
+}
+
+// consumer is the name under which a handler remembers messages.
+func (p *Plugin) consumer(handler string) string { return p.cfg.Service + "." + handler }
 
 // keptOpen is a publisher that a router may not close: routers close their
 // handlers' publishers as soon as one handler stops.

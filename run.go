@@ -43,13 +43,17 @@ func (p *Plugin) Attach(router *message.Router) error {
 	}
 	p.watch.end()
 	p.announce(handlers)
-	router.AddMiddleware(p.dedupe.Middleware)
+	router.AddMiddleware(p.protect)
+	for _, handler := range handlers {
+		p.presence.Add(p.consumer(handler))
+	}
 	if purge != nil {
 		p.background("purge", purge.Run)
 	}
 	if !p.started {
 		p.started, p.relaying = true, true
 		p.background("forwarder", p.relay)
+		p.background("presence", p.presence.Run)
 	}
 	return nil
 }
@@ -93,7 +97,7 @@ func relay(ctx context.Context, f *forwarder.Forwarder) error {
 func (p *Plugin) consumers(handlers []string) []string {
 	consumers := slices.Clone(p.cfg.Purge.Consumers)
 	for _, handler := range handlers {
-		consumers = append(consumers, p.cfg.Service+"."+handler)
+		consumers = append(consumers, p.consumer(handler))
 	}
 	slices.Sort(consumers)
 	return slices.Compact(consumers)
@@ -156,6 +160,7 @@ func (p *Plugin) Run(ctx context.Context) error {
 	defer context.AfterFunc(p.stopped, cancel)() //nolint:contextcheck // whichever ends first ends it
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.relay(ctx) })
+	group.Go(func() error { return p.presence.Run(ctx) })
 	if purge != nil {
 		group.Go(func() error { return purge.Run(ctx) })
 	}

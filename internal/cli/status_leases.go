@@ -84,6 +84,8 @@ type holder struct {
 
 // ownersText sums the leases up by their owners.
 func ownersText(leases []leaseJSON) string {
+	// `headrace consumer ls` tells who handles what.
+	leases = slices.DeleteFunc(slices.Clone(leases), func(l leaseJSON) bool { return store.OfConsumer(l.Name) })
 	if len(leases) == 0 {
 		return noLeases
 	}
