@@ -48,9 +48,10 @@ func timeFacts() []Fact {
 			Name:  "time/delay",
 			Claim: "a message can be published now and delivered at a later time",
 			// No capability promises it yet.
-			Needs: Need{"a delay", func(brokers.Capabilities) bool { return false }},
-			Issue: "scheduling", Shy: true,
-			Check: checkDelay,
+			Needs:      Need{"a delay", func(brokers.Capabilities) bool { return false }},
+			Shy:        true,
+			Check:      checkDelay,
+			ByHeadrace: checkDelayByHeadrace,
 		},
 		{
 			Name:  "time/nacks back off",
@@ -251,6 +252,28 @@ func checkDelay(t *Trial) Observation {
 	}
 
 	return Holds()
+}
+
+// checkDelayByHeadrace leaves the message in the outbox until it is due.
+func checkDelayByHeadrace(t *Trial) Observation {
+	// Databases' clocks are read to the millisecond.
+	const precision = 5 * time.Millisecond
+	c := t.Subscribe(groupOne)
+	msg := t.Message("a")
+	due := time.Now().Add(t.Harness.Quiet)
+	outbox, stop := t.relayed()
+	defer stop()
+	if err := outbox.PublishAt(t.ctx, due, t.Topic, msg); err != nil {
+		t.Unknownf("publish through the outbox: %v", err)
+	}
+	d := c.Next()
+	late := time.Since(due)
+	d.Ack()
+	if late < -precision {
+		return Lacks("it came %v before its time", -late)
+	}
+
+	return HoldsWith("%v after its time", late.Round(time.Millisecond))
 }
 
 func checkBackoff(t *Trial) Observation {

@@ -2,9 +2,11 @@ package conformance
 
 import (
 	"context"
+	"errors"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/store"
 )
@@ -44,6 +46,29 @@ func (t *Trial) Store() *store.Store {
 	}
 
 	return st
+}
+
+// relayed is an outbox of the fact's own, whose messages are relayed to the broker
+// until stop is called.
+func (t *Trial) relayed() (outbox *forwarder.Outbox, stop func()) {
+	st := t.Store()
+	outbox, err := forwarder.NewOutbox(st, forwarder.OutboxConfig{})
+	if err != nil {
+		t.Unknownf("make an outbox: %v", err)
+	}
+	to := map[string]message.Publisher{forwarder.DefaultDestination: t.Publisher()}
+	relay, err := forwarder.New(st, to, forwarder.Config{})
+	if err != nil {
+		t.Unknownf("make a forwarder: %v", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- relay.Run(t.ctx) }()
+
+	return outbox, func() {
+		if err := errors.Join(relay.Close(), <-ended); err != nil {
+			t.Notef("stop the relay: %v", err)
+		}
+	}
 }
 
 // deduped runs handlers behind Dedupe, as a router would.
