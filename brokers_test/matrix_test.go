@@ -29,6 +29,8 @@ var columns = struct {
 	sync.Mutex
 
 	of map[string]map[string]conformance.Column
+	// wrong: a test of this run has failed.
+	wrong bool
 }{of: map[string]map[string]conformance.Column{}}
 
 // sideBySide tries brokers, those of different services at the same time: facts
@@ -106,11 +108,12 @@ func progress(title, broker, what string) {
 func writeMatrix(t *testing.T) {
 	t.Helper()
 
-	if !writesMatrix() || t.Failed() {
-		return
-	}
 	columns.Lock()
 	defer columns.Unlock()
+	columns.wrong = columns.wrong || t.Failed()
+	if !writesMatrix() || columns.wrong {
+		return
+	}
 	m := conformance.Matrix{}
 	for title, names := range allColumns(t) {
 		table := conformance.Table{Title: title}

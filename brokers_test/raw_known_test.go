@@ -85,6 +85,12 @@ var (
 
 // What they break in some runs.
 var (
+	sometimesOfRawMariaDB = map[string]string{
+		"delivery/acked stays acked": knownAckLost,
+		"groups/progress is kept":    knownAckLost,
+		"delivery/concurrent publishers lose nothing": "a message whose insert had to wait while one with a higher " +
+			"number was read is stepped over",
+	}
 	sometimesOfRaw = map[string]string{
 		"delivery/acked stays acked": knownAckLost,
 	}

@@ -85,7 +85,7 @@ func rawCases() []rawCase {
 		},
 		{
 			name: "mariadb", harness: rawMariaDB, inProcess: mariaDBInProcess,
-			known: knownOfRawMariaDB, sometimes: sometimesOfRawOrdered,
+			known: knownOfRawMariaDB, sometimes: sometimesOfRawMariaDB,
 		},
 		{
 			name: "kafka", harness: rawKafka, inProcess: kafkaInProcess,
