@@ -7,6 +7,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace"
 )
 
 func TestDrainCanBeTriedAgain(t *testing.T) {
@@ -25,6 +27,27 @@ func TestDrainCanBeTriedAgain(t *testing.T) {
 	require.NoError(t, hr.Publisher().Publish("out", message.NewMessage("2", nil)))
 	require.NoError(t, hr.Drain(bounded), "after one that has succeeded")
 	(<-out).Ack()
+}
+
+func TestDrainSendsWhatIsDueAndNamesWhatIsNot(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	out := b.out(t)
+	hr := b.open(t)
+	bounded, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	outbox := hr.Outbox("")
+	require.NoError(t, outbox.PublishAfter(bounded, 0, "out", message.NewMessage("due", nil)))
+	require.NoError(t, outbox.PublishAfter(bounded, time.Hour, "out", message.NewMessage("later", nil)))
+	err := hr.Drain(bounded)
+	require.ErrorIs(t, err, headrace.ErrScheduled)
+	require.ErrorContains(t, err, `1 for topic "out" of destination "default", the next in `)
+	msg := <-out
+	require.Equal(t, "due", msg.UUID)
+	msg.Ack()
+	require.NoError(t, outbox.Cancel(bounded, "later"))
+	require.NoError(t, hr.Drain(bounded))
+	require.Nil(t, hr.Outbox("nowhere"))
 }
 
 func TestDrainRelaysAfterRunHasEnded(t *testing.T) {

@@ -40,6 +40,9 @@ import (
 // ErrClosed says that the plugin was closed.
 var ErrClosed = errors.New("headrace is closed")
 
+// ErrScheduled says that Drain has left messages whose time has not come.
+var ErrScheduled = errors.New("messages wait to be sent later")
+
 // Plugin is the usual set: a store, Dedupe, an outbox and its forwarder, and the
 // purge. It is safe for concurrent use.
 type Plugin struct {

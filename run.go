@@ -185,7 +185,9 @@ const (
 // protected instances are gone, a program that still has New, Drain and Close
 // sends what they left behind.
 //
-// When the context ends first, the error says how much is left.
+// When the context ends first, the error says how much is left. Messages for later
+// are sent when they are due: where some are not, the error matches ErrScheduled, and
+// says how many.
 func (p *Plugin) Drain(ctx context.Context) error {
 	relaying, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -195,9 +197,8 @@ func (p *Plugin) Drain(ctx context.Context) error {
 	ticker := time.NewTicker(drainInterval)
 	defer ticker.Stop()
 	for {
-		waiting, err := p.store.WaitingPartitions(ctx, p.cfg.Service)
-		if err == nil && len(waiting) == 0 {
-			return nil
+		if done, err := p.drained(ctx); done {
+			return err
 		}
 		select {
 		case <-ticker.C:
@@ -207,6 +208,36 @@ func (p *Plugin) Drain(ctx context.Context) error {
 			return p.left(ctx)
 		}
 	}
+}
+
+// drained reports whether nothing is left that could be sent now. The error says
+// what is left for later.
+func (p *Plugin) drained(ctx context.Context) (bool, error) {
+	// What is due goes from here to the outbox, so this is looked at first.
+	scheduled, err := p.store.CountScheduled(ctx)
+	if err != nil {
+		return false, nil //nolint:nilerr // it is asked again
+	}
+	var later []string
+	for _, c := range scheduled {
+		switch {
+		case c.Service != p.cfg.Service:
+		case c.NextIn <= 0:
+			return false, nil
+		default:
+			later = append(later, fmt.Sprintf("%d for topic %q of destination %q, the next in %s",
+				c.Waiting, c.Topic, c.Destination, c.NextIn.Round(time.Second)))
+		}
+	}
+	waiting, err := p.store.WaitingPartitions(ctx, p.cfg.Service)
+	if err != nil || len(waiting) > 0 {
+		return false, nil //nolint:nilerr // it is asked again
+	}
+	if len(later) > 0 {
+		return true, fmt.Errorf("headrace: drain: the outbox is empty, but %w: %s (headrace scheduled ls, cancel)",
+			ErrScheduled, strings.Join(later, "; "))
+	}
+	return true, nil
 }
 
 // relayFor relays until the context ends, where nothing else in this plugin does.

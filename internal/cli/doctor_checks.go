@@ -71,11 +71,15 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 	var topics []store.OutboxCount
 	var partitions []store.PartitionCount
 	var leases []store.Lease
+	var scheduled []store.ScheduledCount
 	err = s.app.progress("counting the outbox", func() (err error) {
 		if topics, err = st.CountOutbox(ctx); err != nil {
 			return err
 		}
 		if partitions, err = st.CountOutboxPartitions(ctx); err != nil {
+			return err
+		}
+		if scheduled, err = st.CountScheduled(ctx); err != nil {
 			return err
 		}
 		leases, err = st.Leases(ctx, "")
@@ -85,7 +89,26 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 		return []finding{failed("outbox", err)}
 	}
 	outbox := outboxOf(topics)
-	return []finding{checkAge(outbox, e.maxAge), checkFailing(outbox), checkOwners(partitions, leases)}
+	return []finding{
+		checkAge(outbox, e.maxAge), checkFailing(outbox), checkOwners(partitions, leases), checkScheduled(scheduled),
+	}
+}
+
+// checkScheduled finds services whose messages for later nobody sends.
+func checkScheduled(counts []store.ScheduledCount) finding {
+	const check = "scheduled"
+	var overdue []string
+	for _, c := range counts {
+		if c.NextIn < -handoverGrace {
+			overdue = append(overdue, fmt.Sprintf("messages of service %s for topic %s have been due for %s",
+				serviceName(c.Service), cell(c.Topic), rounded(-c.NextIn)))
+		}
+	}
+	if len(overdue) > 0 {
+		return fail(check, strings.Join(overdue, "; "), "start a forwarder of the service, or see the logs of those that run; "+
+			"a slot also waits for transactions that have asked for it and are still open")
+	}
+	return ok(check, fmt.Sprintf("no message for later is overdue (%d wait)", scheduledOf(counts).Waiting))
 }
 
 func checkAge(outbox outboxJSON, maxAge time.Duration) finding {

@@ -58,7 +58,7 @@ func TestDoctorOfAHealthyDatabase(t *testing.T) {
 			}
 			names = append(names, f.Check)
 		}
-		require.Equal(t, checks[kind]+" outbox age outbox errors outbox owners dedupe window", strings.Join(names, " "))
+		require.Equal(t, checks[kind]+" outbox age outbox errors outbox owners scheduled dedupe window", strings.Join(names, " "))
 
 		var term terminal
 		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))
@@ -360,4 +360,16 @@ func TestDoctorWithABrokerThatCannotBeAsked(t *testing.T) {
 		require.Empty(t, term.out.String())
 		require.Contains(t, term.err.String(), "headrace: brokers: ")
 	}
+}
+
+func TestDoctorFindsMessagesForLaterThatNobodySends(t *testing.T) {
+	t.Parallel()
+	at := func(service string, in time.Duration) store.ScheduledCount {
+		return store.ScheduledCount{Service: service, Topic: "mail", Waiting: 2, NextIn: in}
+	}
+	fine := checkScheduled([]store.ScheduledCount{at("shop", time.Hour), at("", -time.Second)})
+	require.Equal(t, ok("scheduled", "no message for later is overdue (4 wait)"), fine)
+	late := checkScheduled([]store.ScheduledCount{at("shop", -time.Minute), at("", time.Hour)})
+	require.Contains(t, late.Cause, "messages of service shop for topic mail have been due for 1m0s")
+	require.NotEqual(t, fine.Status, late.Status)
 }

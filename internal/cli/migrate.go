@@ -157,7 +157,16 @@ func (s *session) wouldLose(ctx context.Context) string {
 	for _, p := range partitions {
 		unsent += p.Unsent
 	}
-	return fmt.Sprintf("Lost: %s in the outbox, and the memory of what was handled already.", plural(unsent, "unsent message"))
+	scheduled, err := st.CountScheduled(bounded)
+	if err != nil {
+		return ""
+	}
+	later := ""
+	if n := scheduledOf(scheduled).Waiting; n > 0 {
+		later = plural(n, "message") + " for later, "
+	}
+	return fmt.Sprintf("Lost: %s in the outbox, %sand the memory of what was handled already.",
+		plural(unsent, "unsent message"), later)
 }
 
 func (a *app) migrateStatus() *cobra.Command {

@@ -56,6 +56,15 @@ func TestScheduledListsWhatWaitsAndCancelsIt(t *testing.T) {
 		require.NotContains(t, term.out.String(), "\x1b")
 		require.Contains(t, term.out.String(), "(none)")
 
+		status := result[statusJSON](t, exitOK, "status", "--db", url).Scheduled
+		require.EqualValues(t, 4, status.Waiting)
+		require.LessOrEqual(t, status.NextInSeconds, 0.)
+		require.Equal(t, exitOK, term.run(t, "status", "--db", url))
+		require.Contains(t, term.out.String(), "SCHEDULED  4 messages for later")
+		answer := terminal{input: "no\n"}
+		require.Equal(t, exitFailed, answer.run(t, "migrate", "down", "--db", url))
+		require.Contains(t, answer.err.String(), "0 unsent messages in the outbox, 4 messages for later, and the memory")
+
 		first := result[scheduledJSON](t, exitOK, "scheduled", "ls", "--limit", "2", "--db", url)
 		require.Len(t, first.Messages, 2)
 		rest := result[scheduledJSON](t, exitOK, "scheduled", "ls", "--after", fmt.Sprint(first.Next), "--db", url)

@@ -56,9 +56,11 @@ exceeded.`,
 
 // statusJSON is the result of status.
 type statusJSON struct {
-	Database string      `json:"database"`
-	Outbox   outboxJSON  `json:"outbox"`
-	Inbox    []inboxJSON `json:"inbox"`
+	Database string     `json:"database"`
+	Outbox   outboxJSON `json:"outbox"`
+	// Scheduled are messages for later, of all services.
+	Scheduled laterJSON   `json:"scheduled"`
+	Inbox     []inboxJSON `json:"inbox"`
 	// Repeats are deliveries of messages that the inbox knew already.
 	Repeats []repeatsJSON `json:"repeats"`
 	Leases  []leaseJSON   `json:"leases"`
@@ -85,6 +87,33 @@ type topicJSON struct {
 	LastError        string  `json:"last_error"`
 
 	oldest time.Duration
+}
+
+type laterJSON struct {
+	Waiting int64 `json:"waiting"`
+	// NextInSeconds is until the next one is due, below zero when it is overdue; 0
+	// where none waits.
+	NextInSeconds float64 `json:"next_in_seconds"`
+
+	next time.Duration
+}
+
+func scheduledOf(counts []store.ScheduledCount) (later laterJSON) {
+	for _, c := range counts {
+		if later.Waiting == 0 || c.NextIn < later.next {
+			later.next = c.NextIn
+		}
+		later.Waiting += c.Waiting
+	}
+	later.NextInSeconds = seconds(later.next)
+	return later
+}
+
+func (l laterJSON) String() string {
+	if l.next < 0 {
+		return fmt.Sprintf("SCHEDULED  %s for later, the next overdue by %s", plural(l.Waiting, "message"), rounded(-l.next))
+	}
+	return fmt.Sprintf("SCHEDULED  %s for later, the next due in %s", plural(l.Waiting, "message"), rounded(l.next))
 }
 
 type inboxJSON struct {
@@ -151,10 +180,15 @@ func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, 
 	if err != nil {
 		return result, err
 	}
+	scheduled, err := st.CountScheduled(ctx)
+	if err != nil {
+		return result, err
+	}
 	leases, err := st.Leases(ctx, "")
 	if err != nil {
 		return result, err
 	}
+	result.Scheduled = scheduledOf(scheduled)
 	result.Outbox = outboxOf(topics)
 	for _, c := range inbox {
 		result.Inbox = append(result.Inbox, inboxJSON{c.Consumer, string(c.Verdict), c.Verdict.Open(), c.Count})
@@ -208,9 +242,12 @@ func (r statusJSON) text(verbose bool) string {
 	if verbose {
 		leases = leasesText
 	}
-	return strings.Join([]string{
-		r.Database, r.Outbox.String(), r.inboxText(), r.repeatsText(), leases(r.Leases),
-	}, "\n\n") + "\n" + strings.Join(problems, "")
+	parts := []string{r.Database, r.Outbox.String()}
+	if r.Scheduled.Waiting > 0 {
+		parts = append(parts, r.Scheduled.String())
+	}
+	parts = append(parts, r.inboxText(), r.repeatsText(), leases(r.Leases))
+	return strings.Join(parts, "\n\n") + "\n" + strings.Join(problems, "")
 }
 
 func (o outboxJSON) String() string {

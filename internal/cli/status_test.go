@@ -193,7 +193,8 @@ func TestStatusOfAnIdleService(t *testing.T) {
 
 		require.Equal(t, exitOK, term.run(t, "status", "--json", "--db", url), term.err.String())
 		require.JSONEq(t, `{"database": "DB", "inbox": [], "repeats": [], "leases": [], "problems": [],
-			"outbox": {"unsent": 0, "failing": 0, "oldest_age_seconds": 0, "topics": []}}`, steady(term.out.String(), url))
+			"outbox": {"unsent": 0, "failing": 0, "oldest_age_seconds": 0, "topics": []},
+			"scheduled": {"waiting": 0, "next_in_seconds": 0}}`, steady(term.out.String(), url))
 	})
 }
 
