@@ -30,6 +30,18 @@ func (s Schema) Usable() bool {
 // Schema reads the state of the schema. A missing one is no error.
 func (i *Inspector) Schema(ctx context.Context) (Schema, error) { return i.store.readSchema(ctx) }
 
+// CountOutboxPartitions is the store's, of a schema that this program may not use
+// as it is.
+func (i *Inspector) CountOutboxPartitions(ctx context.Context) ([]PartitionCount, error) {
+	return i.store.CountOutboxPartitions(ctx)
+}
+
+// CountScheduled is the store's, of a schema that this program may not use as it
+// is.
+func (i *Inspector) CountScheduled(ctx context.Context) ([]ScheduledCount, error) {
+	return i.store.CountScheduled(ctx)
+}
+
 func (s *Store) readSchema(ctx context.Context) (Schema, error) {
 	schema := Schema{Known: SchemaVersion}
 	applied, err := s.appliedMigrations(ctx)
@@ -101,12 +113,21 @@ func (s *Store) knownMigrations() ([]MigrationStatus, error) {
 	known := make([]MigrationStatus, len(files))
 	for i, file := range files {
 		name := file[strings.LastIndex(file, "/")+1:]
-		number, _, _ := strings.Cut(name, "_")
-		version, err := strconv.ParseInt(number, 10, 64)
+		version, err := migrationVersion(name)
 		if err != nil {
-			return nil, fmt.Errorf("store: migration %s has no number: %w", name, err)
+			return nil, err
 		}
 		known[i] = MigrationStatus{Version: version, Name: name}
 	}
 	return known, nil
+}
+
+// migrationVersion is the number that a migration's file begins with.
+func migrationVersion(file string) (int64, error) {
+	number, _, _ := strings.Cut(file, "_")
+	version, err := strconv.ParseInt(number, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("store: migration %s has no number: %w", file, err)
+	}
+	return version, nil
 }

@@ -23,7 +23,7 @@ import (
 var migrationFiles embed.FS
 
 // SchemaVersion is the newest migration that this program knows.
-const SchemaVersion = 1
+const SchemaVersion = 3
 
 // Migrator brings the schema up and down. Processes that migrate at the same
 // time wait for each other; it is safe for concurrent use.
@@ -194,7 +194,7 @@ func renderMigrations(d Dialect, tables names, prefix string) (fs.FS, error) {
 	return renderedFS{dir, map[string]string{
 		"Prefix": prefix, "Now": d.now(),
 		"Meta": tables.meta, "Inbox": tables.inbox, "VerdictLog": tables.verdictLog,
-		"Outbox": tables.outbox, "Scheduled": tables.scheduled, "Leases": tables.leases,
+		"Outbox": tables.outbox, "Scheduled": tables.scheduled, "Leases": tables.leases, "Audit": tables.audit,
 	}}, nil
 }
 

@@ -36,7 +36,7 @@ func PrintMigrations(cfg Config, down bool) (string, error) {
 		fmt.Fprintf(&out, "%s;\n\n", createSchemaSQL(cfg.Dialect, cfg.Schema))
 	}
 	if !down {
-		if err := printVersions(&out, cfg, tables, len(entries)); err != nil {
+		if err := printVersions(&out, cfg, tables, entries); err != nil {
 			return "", err
 		}
 	}
@@ -63,7 +63,7 @@ func PrintMigrations(cfg Config, down bool) (string, error) {
 }
 
 // printVersions prints what goose would record.
-func printVersions(out *strings.Builder, cfg Config, tables names, migrations int) error {
+func printVersions(out *strings.Builder, cfg Config, tables names, migrations []fs.DirEntry) error {
 	versions, err := newVersionStore(cfg.Dialect, tables)
 	if err != nil {
 		return err
@@ -74,8 +74,16 @@ func printVersions(out *strings.Builder, cfg Config, tables names, migrations in
 	if err := versions.CreateVersionTable(ctx, rec); err != nil {
 		return err
 	}
-	for version := range migrations + 1 {
-		if err := versions.Insert(ctx, rec, database.InsertRequest{Version: int64(version)}); err != nil {
+	applied := []int64{0} // goose's own beginning
+	for _, migration := range migrations {
+		version, err := migrationVersion(migration.Name())
+		if err != nil {
+			return err
+		}
+		applied = append(applied, version)
+	}
+	for _, version := range applied {
+		if err := versions.Insert(ctx, rec, database.InsertRequest{Version: version}); err != nil {
 			return err
 		}
 	}

@@ -187,7 +187,7 @@ func TestHelpNamesTheCommandsAndExitStatus(t *testing.T) {
 		require.Contains(t, term.out.String(), text)
 	}
 	require.Equal(t, exitOK, term.run(t, "--version"))
-	require.Contains(t, term.out.String(), "schema version 1")
+	require.Contains(t, term.out.String(), fmt.Sprintf("schema version %d", store.SchemaVersion))
 }
 
 // lines gives each line that is written to a channel.

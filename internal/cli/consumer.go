@@ -13,13 +13,13 @@ import (
 func (a *app) consumer() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "consumer",
-		Short: "Look at who remembers messages",
+		Short: "Look at who remembers messages, and change what they remember",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("consumer needs a subcommand: consumer ls; see headrace consumer --help")
+			return errors.New("consumer needs one of ls, rename, reset or replay; see headrace consumer --help")
 		},
 	}
-	cmd.AddCommand(a.consumerLs())
+	cmd.AddCommand(a.consumerLs(), a.consumerRename(), a.consumerReset(), a.consumerReplay())
 	return cmd
 }
 

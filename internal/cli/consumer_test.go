@@ -49,5 +49,5 @@ func TestConsumerNeedsASubcommand(t *testing.T) {
 	t.Parallel()
 	var term terminal
 	require.Equal(t, exitFailed, term.run(t, "consumer"))
-	require.Contains(t, term.err.String(), "consumer ls")
+	require.Contains(t, term.err.String(), "ls, rename, reset or replay")
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -63,7 +64,7 @@ func TestDoctorOfAHealthyDatabase(t *testing.T) {
 		var term terminal
 		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))
 		text := steady(term.out.String(), url)
-		require.Contains(t, text, "\nok  schema  version 1\nok  outbox age  nothing unsent\n")
+		require.Contains(t, text, fmt.Sprintf("\nok  schema  version %d\nok  outbox age  nothing unsent\n", store.SchemaVersion))
 		require.Contains(t, text, "\nskip  dedupe window  no broker was given to compare it with\n  → pass --broker URL\n")
 		require.Contains(t, text, "0 warnings, 0 failed, 1 skipped\n")
 		require.Empty(t, term.err.String())

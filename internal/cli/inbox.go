@@ -76,9 +76,20 @@ type storyJSON struct {
 	// Repeats counts the log's entries, of which Log has the first and the last.
 	Repeats int64        `json:"repeats"`
 	Log     []repeatJSON `json:"log"`
+	// Changes are what operators have changed in the consumer's memory, oldest first,
+	// where it doesn't remember the message.
+	Changes []changeJSON `json:"changes,omitempty"`
 	// RemembersSince says how far back the consumer remembers, when it has never
 	// seen the message; missing when it remembers none.
 	RemembersSince *time.Time `json:"remembers_since,omitempty"`
+}
+
+type changeJSON struct {
+	At      time.Time      `json:"at"`
+	Actor   string         `json:"actor"`
+	Action  string         `json:"action"`
+	Details map[string]any `json:"details,omitempty"`
+	Note    string         `json:"note,omitempty"`
 }
 
 type repeatJSON struct {
@@ -105,10 +116,47 @@ func (s *session) why(ctx context.Context, messageID, consumer string) error {
 	if err != nil {
 		return err
 	}
-	if s.app.json {
-		return s.app.printJSON(whyOf(s.url.Name, messageID, stories))
+	changes, err := changesOf(ctx, st, stories)
+	if err != nil {
+		return err
 	}
-	return s.app.write(whyText(messageID, stories))
+	if s.app.json {
+		return s.app.printJSON(whyOf(s.url.Name, messageID, stories, changes))
+	}
+	return s.app.write(whyText(messageID, stories, changes))
+}
+
+// changesOf are the finished changes of the consumers that don't remember the
+// message: it may have been forgotten by one of them.
+func changesOf(ctx context.Context, st *store.Store, stories []store.Story) (map[string][]store.AuditRow, error) {
+	const enough = 20
+	changes := map[string][]store.AuditRow{}
+	for _, story := range stories {
+		if story.Row != nil {
+			continue
+		}
+		rows, err := st.AuditOf(ctx, store.TargetConsumer, story.Consumer, enough)
+		if err != nil {
+			return nil, err
+		}
+		changes[story.Consumer] = slices.DeleteFunc(rows, func(row store.AuditRow) bool {
+			return row.Details["state"] != "finished"
+		})
+	}
+	return changes, nil
+}
+
+func changeText(row store.AuditRow) string {
+	what := row.Action
+	if from, ok := row.Details["from"].(string); ok {
+		to, _ := row.Details["to"].(string)
+		what += " of what was decided from " + cell(from) + " to " + cell(to)
+	}
+	text := "  " + instant(row.At) + " " + what + " by " + cell(row.Actor) + because(row.Note)
+	if forgotten, ok := row.Details["forgotten"].(float64); ok {
+		text += ": " + plural(int64(forgotten), "message") + " forgotten"
+	}
+	return text + "\n"
 }
 
 // knownConsumers adds the names that could have been meant.
@@ -131,7 +179,7 @@ func (s *session) knownConsumers(ctx context.Context, st *store.Store, unknown e
 	return fmt.Errorf("%w: known are %s%s", unknown, strings.Join(names, ", "), more)
 }
 
-func whyOf(database, messageID string, stories []store.Story) whyJSON {
+func whyOf(database, messageID string, stories []store.Story, changes map[string][]store.AuditRow) whyJSON {
 	result := whyJSON{Database: database, MessageID: messageID, Consumers: []storyJSON{}}
 	for _, story := range stories {
 		told := storyJSON{Consumer: story.Consumer, Seen: story.Seen(), Repeats: story.Entries, Log: []repeatJSON{}}
@@ -140,6 +188,11 @@ func whyOf(database, messageID string, stories []store.Story) whyJSON {
 		}
 		for _, e := range story.Log {
 			told.Log = append(told.Log, repeatJSON{At: e.At, Verdict: string(e.Verdict), Reason: e.Reason, Observed: e.Observed})
+		}
+		for _, c := range changes[story.Consumer] {
+			told.Changes = append(told.Changes, changeJSON{
+				At: c.At, Actor: c.Actor, Action: c.Action, Details: c.Details, Note: c.Note,
+			})
 		}
 		if !story.Since.IsZero() {
 			told.RemembersSince = &story.Since
@@ -150,16 +203,20 @@ func whyOf(database, messageID string, stories []store.Story) whyJSON {
 }
 
 // whyText begins with those that have seen the message.
-func whyText(messageID string, stories []store.Story) string {
+func whyText(messageID string, stories []store.Story, changes map[string][]store.AuditRow) string {
 	if len(stories) == 0 {
 		return "No consumer remembers any message here.\n"
 	}
 	var seen, never []string
 	for _, story := range stories {
+		lines := []string{storyText(story)}
+		for _, change := range changes[story.Consumer] {
+			lines = append(lines, changeText(change))
+		}
 		if story.Seen() {
-			seen = append(seen, storyText(story))
+			seen = append(seen, lines...)
 		} else {
-			never = append(never, storyText(story))
+			never = append(never, lines...)
 		}
 	}
 	return "Message " + cell(messageID) + "\n\n" + strings.Join(slices.Concat(seen, never), "")

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -128,28 +127,22 @@ var errDeclined = errors.New("nothing was changed: answer yes, or pass --yes")
 
 // confirmDown says what would be lost before it asks.
 func (s *session) confirmDown(ctx context.Context, version int64) error {
-	s.app.sayf("Taking back version %d of %s deletes what its tables hold.", version, s.url.Name)
-	if lost := s.wouldLose(ctx); lost != "" {
-		s.app.sayf("%s", lost)
+	text := fmt.Sprintf("Taking back version %d of %s deletes what its tables hold.", version, s.url.Name)
+	if lost := s.wouldLose(ctx); lost != "" && version == 1 { // the outbox and the inbox are the first one's
+		text += "\n" + lost
 	}
-	s.app.sayf("Type yes to go on:")
-	lines := bufio.NewScanner(s.app.In)
-	if !lines.Scan() || strings.TrimSpace(lines.Text()) != "yes" {
-		return errDeclined
-	}
-	return nil
+	return s.confirm(text)
 }
 
 func (s *session) wouldLose(ctx context.Context) string {
-	st, err := s.store(ctx)
+	inspector, err := store.NewInspector(s.db, s.cfg)
 	if err != nil {
 		return ""
 	}
-	defer st.Close() //nolint:errcheck // frees memory only
 	// Counting a large table may take minutes, and the answer is needed anyway.
 	bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	partitions, err := st.CountOutboxPartitions(bounded)
+	partitions, err := inspector.CountOutboxPartitions(bounded)
 	if err != nil {
 		return ""
 	}
@@ -157,7 +150,7 @@ func (s *session) wouldLose(ctx context.Context) string {
 	for _, p := range partitions {
 		unsent += p.Unsent
 	}
-	scheduled, err := st.CountScheduled(bounded)
+	scheduled, err := inspector.CountScheduled(bounded)
 	if err != nil {
 		return ""
 	}

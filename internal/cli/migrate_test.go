@@ -2,6 +2,9 @@ package cli
 
 import (
 	"database/sql"
+	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,14 +23,23 @@ func TestMigrateUpThenDownThenUp(t *testing.T) {
 			before := result[migrationsJSON](t, exitProblem, "migrate", "status", "--db", url)
 			require.Zero(t, before.Version)
 			require.False(t, before.Usable)
-			require.Len(t, before.Migrations, store.SchemaVersion)
+			require.EqualValues(t, store.SchemaVersion, before.Migrations[len(before.Migrations)-1].Version)
 			require.False(t, before.Migrations[0].Applied)
 			require.Equal(t, exitProblem, term.run(t, "status", "--db", url), "looking must not create anything")
 		}
 
 		require.Equal(t, exitOK, term.run(t, "migrate", "up", "--db", url), term.err.String())
-		require.Equal(t, "VERSION  MIGRATION  APPLIED\n1  00001_init.sql  TIME\n", steady(term.out.String(), url))
-		require.Equal(t, "applying 1 migration to DB\n", steady(term.err.String(), url))
+		listed := func(applied string) string {
+			status := result[migrationsJSON](t, exit(applied == "TIME"), "migrate", "status", "--db", url)
+			lines := []string{"VERSION  MIGRATION  APPLIED\n"}
+			for _, m := range status.Migrations {
+				lines = append(lines, fmt.Sprintf("%d  %s  %s\n", m.Version, m.Name, applied))
+			}
+			return strings.Join(lines, "")
+		}
+		require.Equal(t, listed("TIME"), steady(term.out.String(), url))
+		require.Contains(t, term.out.String(), "00001_init.sql")
+		require.Regexp(t, `^applying \d+ migrations to DB\n$`, steady(term.err.String(), url))
 
 		up := result[migrationsJSON](t, exitOK, "migrate", "status", "--db", url)
 		require.EqualValues(t, store.SchemaVersion, up.Version)
@@ -39,17 +51,28 @@ func TestMigrateUpThenDownThenUp(t *testing.T) {
 		require.Equal(t, exitOK, term.run(t, "migrate", "up", "--db", url), "a second time there is nothing to do")
 		require.Empty(t, term.err.String())
 
-		down := result[migrationsJSON](t, exitOK, "migrate", "down", "--yes", "--db", url)
+		var down migrationsJSON
+		for range up.Migrations {
+			down = result[migrationsJSON](t, exitOK, "migrate", "down", "--yes", "--db", url)
+		}
 		require.Zero(t, down.Version)
 		require.False(t, down.Usable)
 
 		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--yes", "--db", url))
 		require.Contains(t, term.err.String(), "nothing to take back")
-		require.Equal(t, "VERSION  MIGRATION  APPLIED\n1  00001_init.sql  no\n", steady(term.out.String(), url))
+		require.Equal(t, listed("no"), steady(term.out.String(), url))
 
 		require.Equal(t, exitOK, term.run(t, "migrate", "up", "--db", url), term.err.String())
 		require.Equal(t, exitOK, term.run(t, "status", "--db", url), term.err.String())
 	})
+}
+
+// exit is the status of a look at the schema.
+func exit(usable bool) int {
+	if usable {
+		return exitOK
+	}
+	return exitProblem
 }
 
 func TestMigrateDownAsksFirstAndSaysWhatWouldBeLost(t *testing.T) {
@@ -58,20 +81,41 @@ func TestMigrateDownAsksFirstAndSaysWhatWouldBeLost(t *testing.T) {
 		t, kind, url := on.T, on.kind, on.url
 		st, _ := migrated(t, kind, url)
 		publish(t, st, store.OutboxRow{MessageID: "1", Destination: "d", Topic: "t"})
-		for _, answer := range []string{"", "no\n", "y\n"} {
-			term := terminal{input: answer}
-			require.Equal(t, exitFailed, term.run(t, "migrate", "down", "--db", url))
-			require.Empty(t, term.out.String())
-			require.Equal(t, "Taking back version 1 of DB deletes what its tables hold.\n"+
-				"Lost: 1 unsent message in the outbox, and the memory of what was handled already.\n"+
-				"Type yes to go on:\n"+
-				"headrace: nothing was changed: answer yes, or pass --yes\n", steady(term.err.String(), url))
-			require.NoError(t, st.CheckSchema(t.Context()))
+		refused := func(said string) {
+			for _, answer := range []string{"", "no\n", "y\n"} {
+				term := terminal{input: answer}
+				require.Equal(t, exitFailed, term.run(t, "migrate", "down", "--db", url))
+				require.Empty(t, term.out.String())
+				require.Equal(t, said+"Type yes to go on:\nheadrace: nothing was changed: answer yes, or pass --yes\n",
+					steady(term.err.String(), url))
+			}
 		}
+		refused(fmt.Sprintf("Taking back version %d of DB deletes what its tables hold.\n", store.SchemaVersion))
+		require.NoError(t, st.CheckSchema(t.Context()))
+		downToFirst(t, url)
+		require.ErrorIs(t, st.CheckSchema(t.Context()), store.ErrSchemaMissing)
+		refused("Taking back version 1 of DB deletes what its tables hold.\n" +
+			"Lost: 1 unsent message in the outbox, and the memory of what was handled already.\n")
+		require.EqualValues(t, 1, downTo(t, url))
 		term := terminal{input: "yes\n"}
 		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--db", url), term.err.String())
-		require.ErrorIs(t, st.CheckSchema(t.Context()), store.ErrSchemaMissing)
+		require.Zero(t, downTo(t, url))
 	})
+}
+
+// downToFirst takes back all migrations but the first.
+func downToFirst(t *testing.T, url string) {
+	t.Helper()
+	for version := int64(store.SchemaVersion); version > 1; version = downTo(t, url) {
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--yes", "--db", url), term.err.String())
+	}
+}
+
+// downTo is the schema's version while it is not usable.
+func downTo(t *testing.T, url string) int64 {
+	t.Helper()
+	return result[migrationsJSON](t, exitProblem, "migrate", "status", "--db", url).Version
 }
 
 func TestPrintedMigrationsCreateTheTables(t *testing.T) {
@@ -141,8 +185,8 @@ func TestSchemaOfANewerProgram(t *testing.T) {
 		newer(t, db, "1") // a rolling deploy: the new program still lets this one work
 		status := result[migrationsJSON](t, exitOK, "migrate", "status", "--db", url)
 		require.True(t, status.Usable)
-		require.EqualValues(t, 2, status.Version)
-		require.Equal(t, "of a newer program", status.Migrations[1].Name)
+		require.EqualValues(t, store.SchemaVersion+1, status.Version)
+		require.Equal(t, "of a newer program", status.Migrations[len(status.Migrations)-1].Name)
 		require.Equal(t, exitOK, new(terminal).run(t, "status", "--db", url))
 		require.Equal(t, gradeOK, examine(t, exitOK, url)["schema"].Status)
 
@@ -150,7 +194,7 @@ func TestSchemaOfANewerProgram(t *testing.T) {
 		require.Equal(t, exitProblem, term.run(t, "migrate", "down", "--yes", "--db", url))
 		require.Contains(t, term.err.String(), "only that one can take it back")
 
-		newer(t, db, "2")
+		newer(t, db, strconv.Itoa(store.SchemaVersion+1))
 		require.False(t, result[migrationsJSON](t, exitProblem, "migrate", "status", "--db", url).Usable)
 		require.Equal(t, exitProblem, term.run(t, "status", "--db", url))
 		require.Contains(t, term.err.String(), "upgrade the program")
@@ -158,12 +202,12 @@ func TestSchemaOfANewerProgram(t *testing.T) {
 	})
 }
 
-// newer marks the schema as migrated by a program of version 2.
+// newer marks the schema as migrated by a program of the next version.
 func newer(t *testing.T, db *sql.DB, minProgram string) {
 	t.Helper()
 	for _, statement := range []string{
-		"DELETE FROM headrace_migrations WHERE version_id = 2",
-		"INSERT INTO headrace_migrations (version_id, is_applied) VALUES (2, true)",
+		fmt.Sprintf("DELETE FROM headrace_migrations WHERE version_id = %d", store.SchemaVersion+1),
+		fmt.Sprintf("INSERT INTO headrace_migrations (version_id, is_applied) VALUES (%d, true)", store.SchemaVersion+1),
 		"UPDATE headrace_meta SET value = '" + minProgram + "' WHERE name = 'min_program'",
 	} {
 		_, err := db.ExecContext(t.Context(), statement)

@@ -61,9 +61,11 @@ func TestScheduledListsWhatWaitsAndCancelsIt(t *testing.T) {
 		require.LessOrEqual(t, status.NextInSeconds, 0.)
 		require.Equal(t, exitOK, term.run(t, "status", "--db", url))
 		require.Contains(t, term.out.String(), "SCHEDULED  4 messages for later")
+		downToFirst(t, url)
 		answer := terminal{input: "no\n"}
 		require.Equal(t, exitFailed, answer.run(t, "migrate", "down", "--db", url))
 		require.Contains(t, answer.err.String(), "0 unsent messages in the outbox, 4 messages for later, and the memory")
+		require.Equal(t, exitOK, term.run(t, "migrate", "up", "--db", url), term.err.String())
 
 		first := result[scheduledJSON](t, exitOK, "scheduled", "ls", "--limit", "2", "--db", url)
 		require.Len(t, first.Messages, 2)

@@ -57,13 +57,21 @@ func (b *bundle) columns(t *testing.T) []string {
 	return lines
 }
 
+// migrations is how many this program knows; their numbers may have gaps.
+func (b *bundle) migrations(t *testing.T) int {
+	t.Helper()
+	list, err := b.migrator(t, store.Config{}).Status(t.Context())
+	require.NoError(t, err)
+	return len(list)
+}
+
 func migrateUpDownUp(t *testing.T, b *bundle) {
 	m := b.migrator(t, store.Config{})
 	require.NoError(t, m.Up(t.Context()))
 	up := b.columns(t)
 	require.Greater(t, len(up), 5)
 	require.NoError(t, m.Up(t.Context()), "nothing left to do")
-	for range store.SchemaVersion {
+	for range b.migrations(t) {
 		require.NoError(t, m.Down(t.Context()))
 	}
 	require.Empty(t, b.columns(t), "nothing is left")
@@ -126,7 +134,7 @@ func migrateConcurrently(t *testing.T, b *bundle) {
 	for err := range errs {
 		require.NoError(t, err)
 	}
-	require.Equal(t, store.SchemaVersion, b.int(t, "SELECT count(*) FROM headrace_migrations WHERE version_id > 0"))
+	require.Equal(t, b.migrations(t), b.int(t, "SELECT count(*) FROM headrace_migrations WHERE version_id > 0"))
 	require.Equal(t, 1, b.int(t, "SELECT count(*) FROM headrace_meta"))
 }
 
@@ -134,16 +142,17 @@ func migrateStatus(t *testing.T, b *bundle) {
 	m := b.migrator(t, store.Config{})
 	list, err := m.Status(t.Context())
 	require.NoError(t, err)
-	require.Len(t, list, store.SchemaVersion)
+	require.EqualValues(t, store.SchemaVersion, list[len(list)-1].Version)
 	require.False(t, list[0].Applied)
 	require.Empty(t, b.columns(t), "asking changes nothing")
 	require.NoError(t, m.Up(t.Context()))
 	list, err = m.Status(t.Context())
 	require.NoError(t, err)
+	require.EqualValues(t, 1, list[0].Version)
 	for i, migration := range list {
-		require.EqualValues(t, i+1, migration.Version)
+		require.True(t, i == 0 || migration.Version > list[i-1].Version, "oldest first")
 		require.True(t, migration.Applied)
 		require.False(t, migration.At.IsZero())
-		require.Contains(t, migration.Name, fmt.Sprintf("%05d_", i+1))
+		require.Contains(t, migration.Name, fmt.Sprintf("%05d_", migration.Version))
 	}
 }

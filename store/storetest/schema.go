@@ -75,7 +75,7 @@ func schemaPrefixes(t *testing.T, b *bundle) {
 		write(t, st, store.OutboxRow{MessageID: "1"})
 	}
 	down := b.migrator(t, store.Config{Prefix: "one_"})
-	for range store.SchemaVersion {
+	for range b.migrations(t) {
 		require.NoError(t, down.Down(t.Context()))
 	}
 	require.Len(t, readAll(t, two), 1)

@@ -57,6 +57,7 @@ func Run(t *testing.T, h Harness) {
 		{"Timeouts", testTimeouts},
 		{"Inbox", testInbox},
 		{"Story", testStory},
+		{"Consumers", testConsumers},
 		{"Copies", testCopies},
 		{"Purge", testPurge},
 		{"Leases", testLeases},

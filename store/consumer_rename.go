@@ -1,0 +1,170 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// RenameConsumer moves all that a consumer remembers, and its verdict log, to
+// another name, under which nothing may be remembered yet. It works in batches;
+// cut off, it goes on when it is run again with the same names, and until then the
+// two can't be changed otherwise. It returns how many rows were moved this time.
+//
+// Errors match ErrUnknownConsumer, ErrConsumerTaken, ErrConsumerLive,
+// ErrConsumerChanging or ErrNoActor. Names may be given as they are stored.
+func (s *Store) RenameConsumer(ctx context.Context, from, to string, change ConsumerChange) (moved int64, err error) {
+	if from == "" || to == "" {
+		return 0, errors.New("store: rename consumer: both names are needed")
+	}
+	from, to = storedIdentity(from), storedIdentity(to)
+	if from == to {
+		return 0, fmt.Errorf("store: rename consumer: it is called %q already", from)
+	}
+	err = s.operate(ctx, change, []string{from, to}, func(op *operation) error {
+		defer func() { moved = op.changed }()
+		if err := s.beginRename(ctx, op, from, to); err != nil {
+			return err
+		}
+		err := op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
+			return s.renameInbox(ctx, tx, from, to, op.change.BatchSize)
+		})
+		if err != nil {
+			return err
+		}
+		err = op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
+			return s.renameLog(ctx, tx, from, to, op.change.BatchSize)
+		})
+		if err != nil {
+			return err
+		}
+		return s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.meta+" WHERE name = ?", journalName(from)); err != nil {
+				return err
+			}
+			return op.audit(ctx, tx, "rename", map[string]any{"to": to, "moved": op.changed, "state": "finished"})
+		})
+	})
+	if err != nil {
+		return moved, fmt.Errorf("store: rename consumer %q to %q: %w", from, to, err)
+	}
+	return moved, nil
+}
+
+// journal is a rename that was begun. It stands in the table meta until it is done.
+type journal struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Actor string `json:"actor"`
+}
+
+const journalPrefix = "rename/"
+
+func journalName(from string) string { return journalPrefix + leasedConsumer(from) }
+
+// beginRename writes the journal, unless this very rename was begun before.
+func (s *Store) beginRename(ctx context.Context, op *operation, from, to string) error {
+	begun, err := s.unfinished(ctx, from, to)
+	if err != nil {
+		return err
+	}
+	if begun != nil {
+		if begun.From == from && begun.To == to {
+			return nil
+		}
+		return begun.err()
+	}
+	if err := s.known(ctx, from); err != nil {
+		return err
+	}
+	if err := s.known(ctx, to); err == nil {
+		return fmt.Errorf("%w: messages are remembered as %q, and it could not be told which are whose", ErrConsumerTaken, to)
+	} else if !errors.Is(err, ErrUnknownConsumer) {
+		return err
+	}
+	text, err := json.Marshal(journal{From: from, To: to, Actor: plainText(op.change.Actor, maxActor)})
+	if err != nil {
+		return err
+	}
+	return s.InTx(ctx, func(ctx context.Context, tx Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.meta+" (name, value) VALUES (?, ?)", journalName(from), string(text))
+		if err != nil {
+			return err
+		}
+		return op.audit(ctx, tx, "rename", map[string]any{"to": to, "state": "begun"})
+	})
+}
+
+// unfinished returns a rename that was begun and touches one of the names, or nil.
+func (s *Store) unfinished(ctx context.Context, names ...string) (found *journal, err error) {
+	var values []string
+	err = s.withConn(ctx, func(conn *sqlx.Conn) error {
+		return conn.SelectContext(ctx, &values,
+			s.dialect.rebind("SELECT value FROM "+s.names.meta+" WHERE name LIKE ?"), journalPrefix+"%")
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, value := range values {
+		var j journal
+		if err := json.Unmarshal([]byte(value), &j); err != nil {
+			return nil, fmt.Errorf("the journal of a rename in table %s can't be read: %w", s.names.meta, err)
+		}
+		for _, name := range names {
+			if j.From == name || j.To == name {
+				return &j, nil
+			}
+		}
+	}
+	return nil, nil //nolint:nilnil // there is none
+}
+
+func (j journal) err() error {
+	return fmt.Errorf("%w: %q was begun to be renamed to %q by %q; run that rename again to its end first",
+		ErrConsumerChanging, j.From, j.To, j.Actor)
+}
+
+func (s *Store) renameInbox(ctx context.Context, tx Tx, from, to string, limit int) (int64, error) {
+	var ids []string
+	err := tx.SelectContext(ctx, &ids, "SELECT message_id FROM "+s.names.inbox+" WHERE consumer = ? ORDER BY message_id LIMIT ?",
+		from, limit)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	// A message that is known under the new name too was handled there by a process
+	// that nobody saw: the old row has nothing to add, unless it is open.
+	query, args, err := sqlx.In("SELECT message_id FROM "+s.names.inbox+" WHERE consumer = ? AND message_id IN (?)", to, ids)
+	if err != nil {
+		return 0, err
+	}
+	var both []string
+	if err := tx.SelectContext(ctx, &both, query, args...); err != nil {
+		return 0, err
+	}
+	if len(both) > 0 {
+		_, err := s.execIn(ctx, tx, "DELETE FROM "+s.names.inbox+" WHERE consumer = ? AND verdict NOT IN "+openVerdicts+
+			" AND message_id IN (?)", from, both)
+		if err != nil {
+			return 0, err
+		}
+	}
+	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.inbox+" SET consumer = ? WHERE consumer = ? AND message_id IN (?)",
+		to, from, ids)
+	if s.dialect.duplicateKey(err) {
+		return 0, fmt.Errorf("%w: a message that is open as %q is known as %q as well: %w", ErrOpenMessages, from, to, err)
+	}
+	return int64(len(ids)), err
+}
+
+func (s *Store) renameLog(ctx context.Context, tx Tx, from, to string, limit int) (int64, error) {
+	var ids []int64
+	err := tx.SelectContext(ctx, &ids, "SELECT id FROM "+s.names.verdictLog+" WHERE consumer = ? LIMIT ?", from, limit)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.verdictLog+" SET consumer = ? WHERE id IN (?)", to, ids)
+	return int64(len(ids)), err
+}
