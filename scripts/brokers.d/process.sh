@@ -55,6 +55,10 @@ end_process() {
   deadline=$((SECONDS + patience))
   while alive "$name" && ((SECONDS < deadline)); do sleep 0.1; done
   if alive "$name"; then
+    # Stopped first: Postgres may be starting a child for a client, which would be
+    # left behind, and keep the next start from the memory that they share.
+    kill -s STOP "$pid" 2>/dev/null || true
+    until stopped "$pid"; do sleep 0.01; done
     children=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null || true)
     # shellcheck disable=SC2086 # a list of pids
     kill -s KILL "$pid" $children 2>/dev/null || true
@@ -64,6 +68,14 @@ end_process() {
     done
   fi
   rm -f "$state/$name/pid"
+}
+
+# stopped: the process does nothing any more, or is gone.
+stopped() {
+  local stat
+  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 0
+  stat=${stat##*) }
+  [[ ${stat:0:1} == [TtZX] ]]
 }
 
 port_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
