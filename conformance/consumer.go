@@ -168,7 +168,23 @@ func (c *Consumer) take(msg *message.Message) *Delivery {
 }
 
 // AckAll acks messages until each of some has come, in any number of copies.
-func (c *Consumer) AckAll(messages []*message.Message) {
+func (c *Consumer) AckAll(messages []*message.Message) { c.ackAll(messages, func(*Delivery) {}) }
+
+// ackSame is AckAll for messages that must be as they were.
+func (c *Consumer) ackSame(messages []*message.Message) Observation {
+	o := Holds()
+	c.ackAll(messages, func(d *Delivery) {
+		for _, want := range messages {
+			if same := sameAs(d, want); o.Holds && d.UUID == want.UUID && !same.Holds {
+				o = Lacks("%s: %s", d.Name, same.Note).Of(c.trial.history.of(want).key)
+			}
+		}
+	})
+
+	return o
+}
+
+func (c *Consumer) ackAll(messages []*message.Message, look func(d *Delivery)) {
 	left := map[string]bool{}
 	for _, msg := range messages {
 		left[c.trial.history.of(msg).name] = true
@@ -187,6 +203,7 @@ func (c *Consumer) AckAll(messages []*message.Message) {
 			}
 		}
 		delete(left, d.Name)
+		look(d)
 		d.Ack()
 	}
 }

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -15,9 +17,10 @@ func handoverFacts() []Fact {
 			Check: checkAckedStays,
 		},
 		{
-			Name:  "delivery/in hand at close comes again",
-			Claim: "a message that its consumer held, unacked, when it closed is delivered to the next one",
-			Check: func(t *Trial) Observation { return t.inHandAfter(t.Subscribe, (*Consumer).Drop, 1) },
+			Name: "delivery/in hand at close comes again",
+			Claim: "a message that its consumer held or had nacked when it closed, or its context ended, " +
+				"is delivered to the next one, whatever was acked after it",
+			Check: checkInHandAtClose,
 		},
 		{
 			Name:  "delivery/consumers that come and go lose nothing",
@@ -63,17 +66,84 @@ func checkAckedStays(t *Trial) Observation {
 	return Holds()
 }
 
-// inHandAfter loses a consumer with the first of n messages in hand.
-func (t *Trial) inHandAfter(subscribe func(group string) *Consumer, lose func(*Consumer), n int) Observation {
-	first := subscribe(groupOne)
-	messages := t.Messages("a", n)
-	t.Publish(messages...)
-	first.Next()
-	lose(first)
+// inHand is a topic whose consumer is about to go.
+type inHand struct {
+	topic string
+	first *Consumer
+	left  []*message.Message // copies of what the consumer doesn't ack
+}
 
-	second := t.Subscribe(groupOne)
+// hold has a consumer hold the first of some messages, and the others of its key,
+// and ack those of other keys as far as they come: a broker that only remembers
+// how far a consumer has come must not take them for all that is before them.
+func (t *Trial) hold(first *Consumer, topic string, messages ...*message.Message) inHand {
+	left := map[string]*message.Message{}
+	for _, msg := range messages {
+		left[t.history.of(msg).name] = cloned(msg)
+		if err := t.TryPublish(topic, msg); err != nil {
+			t.Unknownf("publish: %v", err)
+		}
+	}
+	held := first.Next()
+	key := t.history.of(held.Message).key
+	for range messages[1:] {
+		d := first.None()
+		if d == nil {
+			break
+		}
+		if t.history.of(d.Message).key != key {
+			d.Ack()
+			delete(left, d.Name)
+		}
+	}
+
+	return inHand{topic: topic, first: first, left: slices.Collect(maps.Values(left))}
+}
+
+// comesAgain has another consumer of the group ack what is left, which must be as
+// it was.
+func (h inHand) comesAgain(t *Trial) Observation {
+	return t.SubscribeTo(h.topic, h.first.Group).ackSame(h.left)
+}
+
+// inHandAfter loses a consumer with messages in hand.
+func (t *Trial) inHandAfter(subscribe func(group string) *Consumer, lose func(*Consumer)) Observation {
+	h := t.hold(subscribe(groupOne), t.Topic, append(t.Messages("a", 3), t.Interleaved(1, keysNamed(6)...)...)...)
+	lose(h.first)
 	began := time.Now()
-	second.AckAll(messages)
+	if o := h.comesAgain(t); !o.Holds {
+		return o
+	}
+
+	return HoldsWith("after %v", time.Since(began).Round(time.Millisecond))
+}
+
+// checkInHandAtClose loses consumers in every way in which one goes without being
+// killed, and waits for all that they leave at once: it may be an ack deadline.
+// Those that hold something are of different groups: where one spans topics, the
+// one's handler would hold up the other's beginning.
+func checkInHandAtClose(t *Trial) Observation {
+	topic := t.NewTopic()
+	failed := t.hold(t.SubscribeTo(topic, groupTwo), topic, t.Message("nacked"))
+	for _, d := range failed.first.deliveries() {
+		d.Nack()
+	}
+	failed.first.Drop()
+	topic = t.NewTopic()
+	held := t.hold(t.SubscribeTo(topic, groupTwo), topic, t.Message("cancelled"))
+	closed := t.hold(t.Subscribe(groupOne), t.Topic, append(t.Messages("a", 1), t.Interleaved(1, keysNamed(6)...)...)...)
+	closed.first.StartClose()
+	held.first.cancel()
+	held.first.Ended(t.Harness.Quiet) // or never, while the handler is at work
+	held.first.StartClose()
+	closed.first.Drop()
+	held.first.Drop()
+	began := time.Now()
+	for _, h := range []inHand{closed, held, failed} {
+		if o := h.comesAgain(t); !o.Holds {
+			return o
+		}
+	}
 
 	return HoldsWith("after %v", time.Since(began).Round(time.Millisecond))
 }

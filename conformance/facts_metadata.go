@@ -60,8 +60,9 @@ func metadataFacts() []Fact {
 			Check: checkSameAgain,
 		},
 		{
-			Name:  "content/copies",
-			Claim: "what publisher and handlers do to their message afterwards, others don't see; nor the publisher's context",
+			Name: "content/copies",
+			Claim: "Publish leaves its message as it is; what publisher and handlers do to theirs afterwards, " +
+				"others don't see, nor the publisher's context",
 			Check: checkCopies,
 		},
 		{
@@ -191,6 +192,9 @@ func checkCopies(t *Trial) Observation {
 	msg.SetContext(ctx)
 	t.Publish(msg)
 	cancel()
+	if o := sameAs(&Delivery{Message: msg}, want); !o.Holds || len(msg.Metadata) != len(want.Metadata) {
+		return Lacks("Publish wrote into the message, which has the metadata %v now", slices.Sorted(maps.Keys(msg.Metadata)))
+	}
 	msg.Payload[0] = 'X'
 	msg.Metadata.Set("late", "entry")
 

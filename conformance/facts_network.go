@@ -106,7 +106,7 @@ func checkCutPublishing(t *Trial) Observation {
 		for i, msg := range messages {
 			isMended := isClosed(mended)
 			t.history.add(published, msg, "", 0, "")
-			if last = pub.Publish(t.Topic, msg); last != nil {
+			if last = t.safely(func() error { return pub.Publish(t.Topic, msg) }); last != nil {
 				t.history.add(refused, msg, "", 0, short(last.Error()))
 				failed++
 			} else {

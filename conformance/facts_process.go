@@ -13,7 +13,7 @@ func processFacts() []Fact {
 			Name:    "delivery/a killed consumer's messages go to another",
 			Claim:   "what a consumer process had received and not acked when it was killed is delivered to another consumer",
 			Missing: noProcess,
-			Check:   func(t *Trial) Observation { return t.inHandAfter(t.SubscribeProcess, (*Consumer).Kill, 3) },
+			Check:   func(t *Trial) Observation { return t.inHandAfter(t.SubscribeProcess, (*Consumer).Kill) },
 		},
 		{
 			Name:    "delivery/kills during a rebalance lose nothing",

@@ -48,6 +48,17 @@ func seededFaults() []seeded {
 		}},
 		{toy.LosesUnread, ordered, []string{"lifecycle/close while nobody reads"}},
 
+		{toy.CommitsPastHeld, ordered, []string{
+			"delivery/in hand at close comes again", "delivery/a killed consumer's messages go to another",
+		}},
+		{toy.LosesNackedOnClose, ordered, []string{"delivery/in hand at close comes again"}},
+		{toy.LosesOnCancel, ordered, []string{"delivery/in hand at close comes again"}},
+		{toy.ForgetsKeyOnLoss, ordered, []string{
+			"delivery/in hand at close comes again", "delivery/a killed consumer's messages go to another",
+		}},
+		{toy.LosesBeyond100, ordered, []string{"delivery/a batch arrives whole"}},
+		{toy.ReordersCrowd, ordered, []string{"delivery/concurrent publishers lose nothing"}},
+
 		{toy.ReordersAfterNack, ordered, []string{"order/per key with nacks"}},
 		{toy.ReordersAfterNack, total, []string{"order/total with nacks"}},
 		{toy.ReordersOnLoss, ordered, []string{"order/per key after a consumer is lost", "order/per key after a kill"}},
@@ -86,6 +97,7 @@ func seededFaults() []seeded {
 		{toy.ForgetsKey, ordered, []string{"content/the same on redelivery"}},
 		{toy.FreshUUID, ordered, []string{"content/the same on redelivery"}},
 		{toy.SharesPayload, ordered, []string{"content/copies"}},
+		{toy.ChangesSent, ordered, []string{"content/copies"}},
 		{toy.LeaksContext, ordered, []string{"content/copies"}},
 		{toy.AddsEntry, ordered, []string{"content/nothing is added"}},
 		{toy.MixesTopics, ordered, []string{"content/odd topic names"}},

@@ -19,6 +19,10 @@ const (
 	DeadlocksOnSelf    Fault = "publishing from a handler deadlocks"
 	LosesOnRestart     Fault = "loses messages on restart"
 	LosesUnread        Fault = "loses what nobody took on close"
+	CommitsPastHeld    Fault = "an ack counts for what is held before it" // seen when its consumer goes
+	LosesNackedOnClose Fault = "loses what was nacked on close"
+	LosesOnCancel      Fault = "loses what is in hand when a context ends"
+	LosesBeyond100     Fault = "takes a hundred of a batch"
 )
 
 // Faults of processes and of the network.
@@ -41,6 +45,7 @@ const (
 	ReordersAfterNack Fault = "reorders after a nack"
 	ReordersOnLoss    Fault = "reorders after a consumer is lost"
 	ReordersBatch     Fault = "reorders a batch"
+	ReordersCrowd     Fault = "reorders what comes from several publishers"
 	TwoOfAKey         Fault = "two of a key at once"
 	TwoOfAKeyAtTwo    Fault = "two of a key at two consumers"
 	OneAtATime        Fault = "one message at a time"
@@ -74,7 +79,9 @@ const (
 	TakesTooLarge     Fault = "takes what is too large"
 	CutsUUIDs         Fault = "cuts UUIDs at 36 characters"
 	ForgetsKey        Fault = "forgets the key on redelivery"
+	ForgetsKeyOnLoss  Fault = "forgets the key of what a lost consumer held"
 	FreshUUID         Fault = "makes a new UUID on redelivery"
+	ChangesSent       Fault = "writes into the message that is published"
 	SharesPayload     Fault = "shares the payload's bytes"
 	LeaksContext      Fault = "hands on the publisher's context"
 	AddsEntry         Fault = "adds a metadata entry"

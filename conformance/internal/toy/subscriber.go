@@ -136,6 +136,7 @@ func (s *subscription) run(ctx context.Context) {
 	cancel()
 	<-drained
 	b.mu.Lock()
+	s.leave()
 	delete(b.all, s)
 	b.wake()
 	b.mu.Unlock()
@@ -249,7 +250,7 @@ func (s *subscription) hand(ctx, inner context.Context, e *entry) bool {
 	case <-b.ended:
 		return s.untaken(e)
 	}
-	s.hands.Go(func() { s.follow(inner, e, msg, doubled) })
+	s.hands.Go(func() { s.follow(ctx, inner, e, msg, doubled) })
 
 	return true
 }
@@ -264,7 +265,7 @@ func (s *subscription) untaken(e *entry) bool {
 }
 
 // follow waits for a delivery's end.
-func (s *subscription) follow(inner context.Context, e *entry, msg *message.Message, doubled bool) {
+func (s *subscription) follow(ctx, inner context.Context, e *entry, msg *message.Message, doubled bool) {
 	b := s.s.b
 	deadline := b.config.AckDeadline
 	if b.has(NoDeadline) {
@@ -316,21 +317,13 @@ func (s *subscription) follow(inner context.Context, e *entry, msg *message.Mess
 		if b.has(LateAckTakesNext) {
 			s.dropUnread()
 		}
-		if b.has(LosesInHandOnClose) {
+		if b.has(LosesInHandOnClose) || b.has(LosesOnCancel) && ctx.Err() != nil {
 			s.acked(e, false)
 
 			return
 		}
-		if b.has(ReordersOnLoss) {
-			s.toTheEnd(e)
-		}
+		s.lose(e)
 	case <-b.ended:
 	}
 	s.release(e)
-}
-
-func (s *subscription) toTheEnd(e *entry) {
-	s.s.b.mu.Lock()
-	defer s.s.b.mu.Unlock()
-	s.g.moveToEnd(e)
 }

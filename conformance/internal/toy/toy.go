@@ -54,6 +54,8 @@ type Broker struct {
 type topic struct {
 	log    []*message.Message
 	groups map[string]*group
+	// publishing is how many are at it, for ReordersCrowd.
+	publishing int
 }
 
 // group is what a consumer group knows about a topic's messages.
@@ -271,6 +273,13 @@ func (p *publisher) Publish(topicName string, messages ...*message.Message) erro
 	}
 
 	t := b.topic(topicName)
+	if b.has(ReordersCrowd) {
+		t.publishing++
+		b.mu.Unlock()
+		yield(time.Millisecond)
+		b.mu.Lock()
+		defer func() { t.publishing-- }()
+	}
 	for i, msg := range messages {
 		if b.config.MaxBody > 0 && len(msg.Payload) > b.config.MaxBody && !b.has(TakesTooLarge) {
 			if b.has(SendsHalfARefused) {
@@ -287,6 +296,9 @@ func (p *publisher) Publish(topicName string, messages ...*message.Message) erro
 
 // publish stores messages. The lock is held.
 func (b *Broker) publish(t *topic, messages []*message.Message) {
+	if b.has(LosesBeyond100) && len(messages) > 100 {
+		messages = messages[:100]
+	}
 	if b.has(LosesRestOfBatch) && len(messages) > 10 {
 		messages = messages[:10]
 	}
@@ -300,6 +312,9 @@ func (b *Broker) publish(t *topic, messages []*message.Message) {
 		}
 		b.seen[msg.UUID] = true
 		b.append(t, b.stored(msg), msg.Context())
+		if b.has(ChangesSent) {
+			msg.Metadata.Set("toy", "was here")
+		}
 	}
 	b.wake()
 }
@@ -325,6 +340,9 @@ func (b *Broker) append(t *topic, msg *message.Message, ctx context.Context) { /
 	t.log = append(t.log, msg)
 	for _, g := range t.groups {
 		g.add(msg, ctx)
+		if b.has(ReordersCrowd) && t.publishing > 1 {
+			g.crowd(msgmeta.GetKey(msg))
+		}
 	}
 }
 
