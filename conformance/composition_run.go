@@ -77,6 +77,13 @@ func (s *story) crash(i *instance, point string) {
 
 // settle waits until nothing is left to be sent, and nothing comes any more.
 func (s *story) settle() {
+	s.drain()
+	s.awaitQuiet()
+	s.drain() // of what the last copies have sent
+}
+
+// drain waits until the outboxes are empty.
+func (s *story) drain() {
 	for _, service := range s.services {
 		if err := s.t.call("wait until the outbox is empty", func() error {
 			ctx, cancel := context.WithTimeout(s.t.ctx, s.t.Harness.Patience)
@@ -87,6 +94,9 @@ func (s *story) settle() {
 			s.t.Notef("service %s: %v", service.name, err)
 		}
 	}
+}
+
+func (s *story) awaitQuiet() {
 	s.t.setDoing("copies that may still come")
 	timer := time.NewTimer(s.t.Harness.Quiet)
 	defer timer.Stop()

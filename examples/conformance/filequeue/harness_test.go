@@ -47,7 +47,7 @@ func harness(t *testing.T) conformance.Harness {
 			"content/metadata that is no text": "JSON replaces what isn't UTF-8",
 		},
 
-		Patience: 10 * time.Second,
+		Patience: 30 * time.Second,       // outlasts a busy machine
 		Quiet:    300 * time.Millisecond, // twenty looks
 	}
 }
