@@ -10,9 +10,11 @@ pid_of() { local pid _; read -r pid _ <"$state/$1/pid" && printf '%s' "$pid"; }
 
 # birth prints what tells a process from every other one that ever had its id:
 # the boot and the tick of that boot at which it started. Zombies count as gone.
+# It reads by read: bash ends the whole shell, silently, when the file of a $(<file)
+# is missing, which it is once the process has been reaped.
 birth() {
   local stat fields
-  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
   read -ra fields <<<"${stat##*) }"
   [[ ${fields[0]} != [ZX] ]] || return 1
   printf '%s %s' "${fields[19]}" "$(</proc/sys/kernel/random/boot_id)"
@@ -73,7 +75,7 @@ end_process() {
 # stopped: the process does nothing any more, or is gone.
 stopped() {
   local stat
-  { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 0
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
   stat=${stat##*) }
   [[ ${stat:0:1} == [TtZX] ]]
 }
