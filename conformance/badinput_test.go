@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -202,4 +203,71 @@ func TestBrokerThatHangsOnCloseIsLeftBehind(t *testing.T) {
 		}
 		require.Contains(t, r.Note, "what the fact had opened did not close within 200ms", "%s", r.Fact)
 	}
+}
+
+// The first fact that breaks the broker opens one for all of them.
+func TestBrokerOfItsOwnThatCannotBeOpenedLeavesItsFactsUnknown(t *testing.T) {
+	t.Parallel()
+	forever := make(chan struct{})
+	t.Cleanup(func() { close(forever) })
+	own := mistakes[conformance.Harness]("open it", "Publisher is nil", forever)
+	own["fails"] = mistake[conformance.Harness]{own["fails"].do, "a broker of its own: no route"}
+	own["hangs"] = mistake[conformance.Harness]{own["hangs"].do, "the harness's Own did not return within 400ms"}
+	for name, m := range own {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := harness(t, ordered())
+			h.Patience = 100 * time.Millisecond
+			h.Own = func(context.Context) (conformance.Harness, error) { return m.do() }
+			report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only(
+				"delivery/a restart of the broker loses nothing", "network/cut while publishing", "network/cut while receiving",
+			)})
+			require.NoError(t, err)
+			require.Len(t, report.Failed(), 3)
+			require.Equal(t, 3, report.Count(conformance.VerdictUnknown), report.Text())
+			require.Contains(t, report.Failed()[0].Note, m.said)
+		})
+	}
+}
+
+func TestPublisherThatPanicsWhenItIsCutOffEndsNothing(t *testing.T) {
+	t.Parallel()
+	h := shutAfter(harness(t, ordered()), 3, func() error { panic("send on closed channel") })
+	h.Patience = time.Second
+	report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only("network/cut while publishing")})
+	require.NoError(t, err)
+	require.Len(t, report.Failed(), 1)
+	require.Contains(t, strings.Join(report.Failed()[0].History, "\n"), "panicked: send on closed channel")
+}
+
+// A broker may be far from everything that facts usually need.
+func TestSmallLimitIsNoFault(t *testing.T) {
+	t.Parallel()
+	config := ordered()
+	config.MaxBody = 64
+	report, err := conformance.Check(t.Context(), harness(t, config), conformance.Options{
+		Only: regexp.MustCompile("^(content|duplicates|order)/"),
+	})
+	require.NoError(t, err)
+	require.Empty(t, report.Failed(), report.Text())
+}
+
+func TestSlowBrokerIsUnknownAndPatienceIsAskedFor(t *testing.T) {
+	t.Parallel()
+	h := harness(t, ordered())
+	h.Patience = 200 * time.Millisecond
+	h = shutAfter(h, 20, func() error { yieldFor(t, 100*time.Millisecond); return nil })
+	report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only("delivery/what is published arrives")})
+	require.NoError(t, err)
+	require.Len(t, report.Failed(), 1)
+	require.Equal(t, conformance.VerdictUnknown, report.Results[0].Verdict)
+	require.Contains(t, report.Results[0].Note, "give it more Patience")
+}
+
+// yieldFor takes as long as a slow service does.
+func yieldFor(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	<-timer.C
 }

@@ -45,6 +45,9 @@ func (t *Trial) endAll(bound time.Duration) {
 				return
 			}
 			for msg := range c.messages {
+				if msg == nil {
+					return
+				}
 				msg.Nack()
 			}
 		})

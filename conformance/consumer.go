@@ -158,6 +158,9 @@ func (c *Consumer) poll(patience time.Duration) (d *Delivery, open bool) {
 }
 
 func (c *Consumer) take(msg *message.Message) *Delivery {
+	if msg == nil {
+		c.trial.Lacksf("%s", c.gaveNil())
+	}
 	d := &Delivery{Message: msg, Name: c.trial.history.of(msg).name, consumer: c}
 	c.mu.Lock()
 	c.inHand[d] = true
@@ -165,6 +168,11 @@ func (c *Consumer) take(msg *message.Message) *Delivery {
 	c.trial.history.add(received, msg, c.Group, c.Number, "")
 
 	return d
+}
+
+// gaveNil is what is wrong with adapters that read on from a closed channel.
+func (c *Consumer) gaveNil() string {
+	return fmt.Sprintf("the subscription of consumer %d gave nil instead of a message", c.Number)
 }
 
 // AckAll acks messages until each of some has come, in any number of copies.
@@ -221,6 +229,11 @@ func (c *Consumer) Handle(f func(d *Delivery)) {
 		defer close(pumping)
 		defer handlers.Wait()
 		for msg := range c.messages {
+			if msg == nil {
+				c.trial.spoil(c.gaveNil()) // and not read on, for what may never end
+
+				return
+			}
 			d := c.take(msg)
 			handlers.Go(func() { f(d) })
 		}

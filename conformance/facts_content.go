@@ -113,6 +113,9 @@ func checkPayloads(t *Trial) Observation {
 		"whitespace": []byte(" \r\n"), "quotes": []byte(`'"\`), "xml": []byte("<a>&amp;</a>\x0b"),
 	}
 	messages := make([]*message.Message, 0, len(payloads))
+	if limit := t.Capabilities.MaxBody; limit > 0 {
+		maps.DeleteFunc(payloads, func(_ string, payload []byte) bool { return len(payload) > limit })
+	}
 	for _, name := range slices.Sorted(maps.Keys(payloads)) {
 		messages = append(messages, t.MessageWith(name, payloads[name]))
 	}

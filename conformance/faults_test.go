@@ -125,6 +125,7 @@ func seededFaults() []seeded {
 		{toy.RefusesNothing, ordered, []string{"lifecycle/publishing nothing"}},
 		{toy.TopicsBlockOthers, ordered, []string{"lifecycle/two topics"}},
 		{toy.LateAckTakesNext, ordered, []string{"lifecycle/ack after close"}},
+		{toy.EndsWithNil, ordered, []string{"lifecycle/close ends the subscription", "order/per key across a rebalance"}},
 		{toy.SecondSubscription, ordered, []string{"lifecycle/subscribe twice"}},
 
 		{toy.LosesInHandOnClose, ordered, []string{

@@ -104,6 +104,9 @@ func ServeConsumer(ctx context.Context, sub message.Subscriber, topic string, in
 			if !open {
 				return errors.New("the subscription ended by itself")
 			}
+			if msg == nil {
+				return errors.New("the subscription gave nil instead of a message")
+			}
 			mu.Lock()
 			held[n] = msg
 			mu.Unlock()

@@ -41,7 +41,7 @@ func newRunner(ctx context.Context, h Harness) (*runner, error) {
 		harness: h, ctx: ctx, rooms: newRooms(), slots: make(chan struct{}, h.Parallel), topics: map[string]bool{},
 		busy: make(chan struct{}, max(1, h.Parallel/2)),
 	}
-	r.own = sync.OnceValues(r.openOwn)
+	r.own = sync.OnceValues(r.openOwnInTime)
 
 	return r, nil
 }
@@ -127,6 +127,29 @@ func (r *runner) tryBoth(h Harness, f Fact) outcome {
 	}
 
 	return o
+}
+
+// openOwnInTime is openOwn that neither panics nor takes longer than a fact.
+func (r *runner) openOwnInTime() (Harness, error) {
+	t := &Trial{history: newHistory()}
+	var deadline context.CancelFunc
+	t.ctx, deadline = context.WithTimeout(r.ctx, Fact{}.deadline(r.harness))
+	defer deadline()
+	opened := make(chan Harness, 1)
+	err, finished := t.callWithin("open it", nil, func() error {
+		own, err := r.openOwn()
+		opened <- own
+
+		return err
+	})
+	switch {
+	case !finished:
+		return Harness{}, fmt.Errorf("the harness's Own did not return within %v", Fact{}.deadline(r.harness))
+	case err != nil:
+		return Harness{}, err
+	}
+
+	return <-opened, nil
 }
 
 // openOwn opens the harness's own broker, with what it has in common with the
@@ -218,6 +241,14 @@ func (t *Trial) observe(check func(*Trial) Observation) (o outcome) {
 			o = outcome{Observation: p.Observation, unknown: p.unknown, broken: p.unknown != ""}
 		default:
 			o = outcome{unknown: fmt.Sprintf("panicked: %v\n%s", p, debug.Stack()), broken: true}
+		}
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.spoiled != "" {
+			o = outcome{Observation: Lacks("%s", t.spoiled)}
+		}
+		if o.broken && errors.Is(t.ctx.Err(), context.DeadlineExceeded) {
+			o.unknown += "; if the broker is merely slow, give it more Patience"
 		}
 	}()
 	t.Topic = t.NewTopic()

@@ -33,6 +33,7 @@ type Trial struct {
 
 	mu        sync.Mutex
 	doing     string // what the fact waits for
+	spoiled   string // what was seen beside the fact and must not be
 	publisher message.Publisher
 	consumers []*Consumer
 	closers   []func() error
@@ -56,6 +57,14 @@ func (t *Trial) Lack(o Observation) { panic(verdictReached{Observation: o}) }
 
 // Lacksf is Lack for what concerns all keys.
 func (t *Trial) Lacksf(format string, args ...any) { t.Lack(Lacks(format, args...)) }
+
+// spoil has the fact lack, whatever it finds out. Any goroutine may call it.
+func (t *Trial) spoil(by string) {
+	t.Notef("%s", by)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.spoiled = firstOf(t.spoiled, by)
+}
 
 // Notef puts a line into the history.
 func (t *Trial) Notef(format string, args ...any) {
@@ -121,6 +130,9 @@ func (t *Trial) MessageWith(key string, payload []byte) *message.Message {
 	name := fmt.Sprintf("%s-%d", shown, t.history.next(key))
 	if payload == nil {
 		payload = []byte(strconv.Quote(name))
+		if limit := t.Capabilities.MaxBody; limit > 0 && len(payload) > limit {
+			payload = []byte(strconv.Itoa(t.history.next(key)))
+		}
 	}
 	msg := message.NewMessage(watermill.NewUUID(), payload)
 	msgmeta.SetKey(msg, key)

@@ -97,6 +97,9 @@ func (d *deliveries) run(ctx context.Context, in <-chan *message.Message) {
 	var running sync.WaitGroup
 	call := int64(0)
 	for msg := range in {
+		if msg == nil {
+			break // of an adapter that reads on from a closed channel, perhaps for ever
+		}
 		call++
 		number, before := call, d.next()
 		held := fate(d.s.config.Seed, number).Float64() < d.s.config.Reorder

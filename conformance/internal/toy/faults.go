@@ -109,5 +109,6 @@ const (
 	RefusesNothing     Fault = "publishing nothing is an error"
 	TopicsBlockOthers  Fault = "a busy topic blocks others"
 	LateAckTakesNext   Fault = "an ack after close acks the next message"
+	EndsWithNil        Fault = "a subscription ends with nil instead of a closed channel"
 	SecondSubscription Fault = "a second subscription takes messages away"
 )

@@ -143,6 +143,18 @@ func (s *subscription) run(ctx context.Context) {
 	if b.has(ForgetsAcks) {
 		s.forget()
 	}
+	if b.has(EndsWithNil) {
+		b.running.Go(func() {
+			select {
+			case s.out <- nil:
+			case <-b.ended:
+			}
+			<-b.ended
+			close(s.out)
+		})
+
+		return
+	}
 	if !b.has(ChannelStaysOpen) || b.isEnded() {
 		close(s.out)
 
