@@ -1,0 +1,3 @@
+// Package parking says what kind of failure an error is: whether trying again can
+// help, and when.
+package parking
