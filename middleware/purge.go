@@ -24,6 +24,10 @@ type PurgeConfig struct {
 	// Window is how long messages are remembered; it must be the DedupeConfig's.
 	// Default 7 days.
 	Window time.Duration
+	// Effects is how long finished effects (package effects) are remembered. A call
+	// whose effect is forgotten would be made again: it must not be shorter than
+	// Window. Default 30 days, or Window. Effects that are open stay.
+	Effects time.Duration
 	// Schedule says when a purge begins, as a cron expression with five fields, in
 	// Location. Default "0 3 * * *": each night at three.
 	Schedule string
@@ -60,6 +64,9 @@ type PurgeConfig struct {
 func (c PurgeConfig) withDefaults() PurgeConfig {
 	if c.Window == 0 {
 		c.Window = DefaultWindow
+	}
+	if c.Effects == 0 {
+		c.Effects = max(effectsWindow, c.Window)
 	}
 	if c.Schedule == "" {
 		c.Schedule = "0 3 * * *"
@@ -98,6 +105,9 @@ func (c PurgeConfig) validate() (cron.Schedule, error) {
 	if c.Window < 0 || c.QuietFor < 0 || c.Pause < 0 || c.LeaseTTL < time.Second || c.BatchSize < 0 || c.MaxBacklog < 0 {
 		return nil, errors.New("middleware: PurgeConfig's numbers must not be negative, and LeaseTTL at least a second")
 	}
+	if c.Effects < c.Window {
+		return nil, fmt.Errorf("middleware: PurgeConfig.Effects (%s) must not be shorter than Window (%s)", c.Effects, c.Window)
+	}
 	schedule, err := cron.ParseStandard(c.Schedule)
 	if err != nil {
 		return nil, fmt.Errorf("middleware: PurgeConfig.Schedule %q is no cron expression of five fields: %w", c.Schedule, err)
@@ -107,6 +117,8 @@ func (c PurgeConfig) validate() (cron.Schedule, error) {
 	}
 	return schedule, nil
 }
+
+const effectsWindow = 30 * 24 * time.Hour
 
 // Purge forgets old messages at quiet hours, in small batches, in one instance at
 // a time. Messages with an open verdict are never forgotten. It is safe for
@@ -158,7 +170,10 @@ func (p *Purge) PurgeNow(ctx context.Context) {
 	for _, consumer := range p.cfg.Consumers {
 		began := p.cfg.Clock.Now()
 		stats := PurgeStats{Consumer: consumer}
-		stats.Interrupted, stats.Err = p.purge(ctx, consumer, quietUntil, &stats)
+		stats.Interrupted, stats.Err = p.purge(ctx, consumer, quietUntil, &stats,
+			func() (int64, error) { return p.store.PurgeInbox(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
+			func() (int64, error) { return p.store.PurgeVerdictLog(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
+		)
 		stats.Took = p.cfg.Clock.Since(began)
 		if stats.Err != nil && ctx.Err() == nil {
 			p.cfg.Logger.Error("Purge failed, the next one goes on", stats.Err, watermill.LogFields{"consumer": consumer})
@@ -167,7 +182,18 @@ func (p *Purge) PurgeNow(ctx context.Context) {
 			hook.OnPurge(stats)
 		}
 	}
+	// They belong to no consumer, and the hooks hear of consumers.
+	_, err := p.purge(ctx, effectsLease, quietUntil, &PurgeStats{}, func() (int64, error) {
+		return p.store.PurgeEffects(ctx, p.cfg.Effects, p.cfg.BatchSize)
+	})
+	if err != nil && ctx.Err() == nil {
+		p.cfg.Logger.Error("Purge of effects failed, the next one goes on", err, nil)
+	}
 }
+
+// effectsLease is what the purge of effects is called where consumers have their
+// names.
+const effectsLease = "effects"
 
 // Why a purge ends before it is done.
 const (
@@ -177,7 +203,7 @@ const (
 )
 
 func (p *Purge) purge(
-	ctx context.Context, consumer string, quietUntil time.Time, stats *PurgeStats,
+	ctx context.Context, consumer string, quietUntil time.Time, stats *PurgeStats, batches ...func() (int64, error),
 ) (interrupted string, err error) {
 	lease, ok, err := p.store.AcquireLease(ctx, purgeLease(consumer), p.owner, p.cfg.LeaseTTL)
 	if err != nil || !ok {
@@ -186,10 +212,7 @@ func (p *Purge) purge(
 	defer func() {
 		err = errors.Join(err, p.store.ReleaseLease(context.WithoutCancel(ctx), lease))
 	}()
-	for _, batch := range []func() (int64, error){
-		func() (int64, error) { return p.store.PurgeInbox(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
-		func() (int64, error) { return p.store.PurgeVerdictLog(ctx, consumer, p.cfg.Window, p.cfg.BatchSize) },
-	} {
+	for _, batch := range batches {
 		if interrupted, err := p.batches(ctx, consumer, lease, quietUntil, stats, batch); interrupted != "" || err != nil {
 			return interrupted, err
 		}

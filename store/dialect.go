@@ -119,6 +119,14 @@ func (d Dialect) forShare() string {
 	return d.current()
 }
 
+// forUpdate ends a query that locks its rows. SQLite has one writer.
+func (d Dialect) forUpdate() string {
+	if d == SQLite {
+		return ""
+	}
+	return " FOR UPDATE"
+}
+
 // forUpdateSkipLocked ends a query that locks its rows and leaves out those that
 // somebody else has locked. SQLite has one writer.
 func (d Dialect) forUpdateSkipLocked() string {

@@ -194,7 +194,8 @@ func renderMigrations(d Dialect, tables names, prefix string) (fs.FS, error) {
 	return renderedFS{dir, map[string]string{
 		"Prefix": prefix, "Now": d.now(),
 		"Meta": tables.meta, "Inbox": tables.inbox, "VerdictLog": tables.verdictLog,
-		"Outbox": tables.outbox, "Scheduled": tables.scheduled, "Leases": tables.leases, "Audit": tables.audit,
+		"Outbox": tables.outbox, "Scheduled": tables.scheduled, "Effects": tables.effects, "Leases": tables.leases,
+		"Audit": tables.audit,
 	}}, nil
 }
 

@@ -14,7 +14,7 @@ var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
-	inbox, verdictLog, outbox, scheduled, leases, audit, meta string
+	inbox, verdictLog, outbox, scheduled, effects, leases, audit, meta string
 	// migrations is unquoted: goose quotes nothing.
 	migrations string
 }
@@ -44,6 +44,7 @@ func newNames(d Dialect, schema, prefix string) (names, error) {
 		verdictLog: table("verdict_log"),
 		outbox:     table("outbox"),
 		scheduled:  table("scheduled"),
+		effects:    table("effects"),
 		leases:     table("leases"),
 		audit:      table("audit"),
 		meta:       table("meta"),

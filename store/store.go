@@ -59,6 +59,10 @@ type Config struct {
 	// line of code.
 	Strict bool
 
+	// Codec seals the requests and responses that effects keep. Default: none, they
+	// are kept as they are. What was sealed is read by a codec of the same name only.
+	Codec Codec
+
 	// Logger gets retries, long transactions, and what has lost its unit's context.
 	// Default: none.
 	Logger watermill.LoggerAdapter
@@ -103,6 +107,12 @@ func (c Config) validate() error {
 	}
 	if _, err := isolationSQL(c.Isolation); err != nil {
 		return err
+	}
+	if c.Codec != nil {
+		if name := c.Codec.Name(); name == "" || len(name) > maxCodecName || !plainName(name) {
+			return fmt.Errorf("store: the name of Config.Codec must be 1 to %d visible ASCII characters, not %q",
+				maxCodecName, name)
+		}
 	}
 	for name, d := range map[string]time.Duration{
 		"RetryBackoff": c.RetryBackoff, "LockTimeout": c.LockTimeout,

@@ -22,6 +22,10 @@ const (
 	RelayAfterPublish  = "relay.after-publish"
 	RelayBeforeConfirm = "relay.before-confirm"
 	RelayAfterConfirm  = "relay.after-confirm"
+
+	EffectIntent   = "effect.intent"
+	EffectCalled   = "effect.called"
+	EffectRecorded = "effect.recorded"
 )
 
 // Func is called whenever a step is reached, on the goroutine that reaches it.
