@@ -105,7 +105,7 @@ func (f *fixture) later(d time.Duration) {
 	for _, column := range []string{"claimed_until", "first_called_at", "last_called_at", "finished_at"} {
 		sets = append(sets, set(column))
 	}
-	_, err := f.db.ExecContext(f.Context(), "UPDATE headrace_effects SET "+strings.Join(sets, ", ")) //nolint:gosec // its own
+	_, err := f.db.ExecContext(f.Context(), "UPDATE headrace_effects SET "+strings.Join(sets, ", "))
 	require.NoError(f, err)
 }
 
