@@ -147,6 +147,7 @@ var rules = []rule{
 	{pkg: "internal/dburl", product: []string{"internal/redact"}, modules: []string{pgx, mysqlDriver, sqliteDriver}},
 	{pkg: "internal/testenv", product: []string{"internal/dburl"}, modules: []string{
 		testify, "go.uber.org/goleak", "github.com/Shopify/toxiproxy/v2", "github.com/rs/zerolog",
+		"github.com/emersion/go-smtp",
 	}},
 	{pkg: "internal/..."},
 }
