@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 		relayProcess() // see S02
 	case roleSwap:
 		swapProcess() // see TestLiveSwap
+	case roleBuyer:
+		buyerProcess() // see S05
 	}
 	testenv.VerifyMain(m,
 		// Watermill's in-memory repository of seen messages (S11) can't be closed.
