@@ -11,7 +11,8 @@ import (
 type Codec interface {
 	// Name tells what was sealed by this codec: at most 16 visible ASCII characters.
 	Name() string
-	// Seal is called before a transaction is begun, never within one.
+	// Seal is called before a transaction is begun where that can be, but for a
+	// message that is parked within one: it must not be slow.
 	Seal(ctx context.Context, plain []byte) ([]byte, error)
 	// Open may return an error that matches ErrRedacted for what was never to be
 	// read again.

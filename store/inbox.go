@@ -93,12 +93,7 @@ func (s *Store) InsertInbox(ctx context.Context, row InboxRow) (existing InboxRo
 	// The row that stood in the way may be purged before it is read: then the
 	// message is new again.
 	for range 3 {
-		start := time.Now()
-		inserted, err = s.tryInsertInbox(ctx, u, row)
-		u.waited(time.Since(start))
-		if errors.Is(err, ErrLockTimeout) {
-			return InboxRow{}, false, fmt.Errorf("%w: %w", errWaitedForCopy, err)
-		}
+		inserted, err = s.insertWaiting(ctx, u, s.insertInbox, row.values())
 		if inserted || err != nil {
 			return InboxRow{}, inserted, err
 		}
@@ -163,15 +158,12 @@ func insertInboxSQL(d Dialect, inbox string) string {
 	return d.rebind(query)
 }
 
-func (s *Store) tryInsertInbox(ctx context.Context, u *Unit, row InboxRow) (inserted bool, err error) {
-	res, err := guarded{unit: u}.Exec(ctx, s.insertInbox, namedValues(row.values()))
-	if s.dialect == MySQL {
-		// Not INSERT IGNORE, which hides other errors, and not RowsAffected, which
-		// clientFoundRows changes: the duplicate is an error with a number.
-		if s.dialect.duplicateKey(err) {
-			return false, nil
-		}
-		return err == nil, err
+func (s *Store) tryInsertInbox(ctx context.Context, u *Unit, query string, values []any) (inserted bool, err error) {
+	res, err := guarded{unit: u}.Exec(ctx, query, namedValues(values))
+	// On MySQL not INSERT IGNORE, which hides other errors, and whose count
+	// clientFoundRows changes: the duplicate is an error with a number.
+	if s.dialect == MySQL && s.dialect.duplicateKey(err) {
+		return false, nil
 	}
 	if err != nil {
 		return false, err

@@ -14,7 +14,7 @@ var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
-	inbox, verdictLog, outbox, scheduled, effects, leases, audit, meta string
+	inbox, verdictLog, outbox, scheduled, effects, leases, audit, gates, parked, meta string
 	// migrations is unquoted: goose quotes nothing.
 	migrations string
 }
@@ -47,6 +47,8 @@ func newNames(d Dialect, schema, prefix string) (names, error) {
 		effects:    table("effects"),
 		leases:     table("leases"),
 		audit:      table("audit"),
+		gates:      table("gates"),
+		parked:     table("parked"),
 		meta:       table("meta"),
 		migrations: migrations,
 	}, nil

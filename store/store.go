@@ -59,8 +59,9 @@ type Config struct {
 	// line of code.
 	Strict bool
 
-	// Codec seals the requests and responses that effects keep. Default: none, they
-	// are kept as they are. What was sealed is read by a codec of the same name only.
+	// Codec seals the requests and responses that effects keep, and the payloads of
+	// messages that are parked. Default: none, they are kept as they are. What was
+	// sealed is read by a codec of the same name only.
 	Codec Codec
 
 	// Logger gets retries, long transactions, and what has lost its unit's context.
@@ -133,8 +134,8 @@ type Store struct {
 	dialect Dialect
 	cfg     Config
 	names   names
-	// insertInbox is the statement, bound for the dialect.
-	insertInbox string
+	// insertInbox and admitInbox are the statements, bound for the dialect.
+	insertInbox, admitInbox string
 
 	begin        beginner
 	txHooks      []TxHook
@@ -143,6 +144,7 @@ type Store struct {
 	joined       *sqlx.DB
 	onClose      []func() error
 	wakes        wakes
+	lineWakes    lineWakes
 	// writer is held by the process's one writer on SQLite, nil elsewhere.
 	writer chan struct{}
 }
@@ -197,6 +199,7 @@ func newStore(db *sql.DB, cfg Config) (*Store, error) {
 		names:   tables,
 
 		insertInbox: insertInboxSQL(cfg.Dialect, tables.inbox),
+		admitInbox:  admitInboxSQL(cfg.Dialect, tables.inbox, tables.gates),
 
 		txHooks:      HooksOf[TxHook](cfg.Hooks),
 		outsideHooks: HooksOf[OutsideHook](cfg.Hooks),

@@ -58,6 +58,7 @@ func Run(t *testing.T, h Harness) {
 		{"Inbox", testInbox},
 		{"Story", testStory},
 		{"Consumers", testConsumers},
+		{"Lines", testLines},
 		{"Copies", testCopies},
 		{"Purge", testPurge},
 		{"Leases", testLeases},

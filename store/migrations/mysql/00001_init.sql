@@ -45,6 +45,8 @@ CREATE TABLE IF NOT EXISTS {{.Outbox}} (
     metadata     LONGTEXT CHARACTER SET utf8mb4 NOT NULL DEFAULT ('{}'),
     attempts     INT NOT NULL DEFAULT 0,
     last_error   TEXT CHARACTER SET utf8mb4,
+    -- Of the row of the table parked that holds this one back, and what comes after it.
+    parked_id    BIGINT,
     created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     PRIMARY KEY (service, partition_no, id),
     KEY {{.Prefix}}outbox_id (id),

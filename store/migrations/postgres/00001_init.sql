@@ -44,6 +44,8 @@ CREATE TABLE {{.Outbox}} (
     metadata     jsonb NOT NULL DEFAULT '{}',
     attempts     integer NOT NULL DEFAULT 0,
     last_error   text,
+    -- Of the row of the table parked that holds this one back, and what comes after it.
+    parked_id    bigint,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (service, partition_no, id),
     CONSTRAINT {{.Prefix}}outbox_partitions CHECK (partition_no BETWEEN 0 AND 15),

@@ -46,6 +46,8 @@ CREATE TABLE {{.Outbox}} (
     metadata     TEXT NOT NULL DEFAULT '{}',
     attempts     INTEGER NOT NULL DEFAULT 0,
     last_error   TEXT,
+    -- Of the row of the table parked that holds this one back, and what comes after it.
+    parked_id    INTEGER,
     created_at   INTEGER NOT NULL DEFAULT ({{.Now}}),
     CONSTRAINT {{.Prefix}}outbox_partitions CHECK (typeof(partition_no) = 'integer' AND partition_no BETWEEN 0 AND 15),
     CONSTRAINT {{.Prefix}}outbox_addressed CHECK (message_id <> '' AND destination <> '' AND topic <> ''),
