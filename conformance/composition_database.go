@@ -57,8 +57,8 @@ func (t *Trial) prepare(d *database) (err error) {
 	if err != nil {
 		return fmt.Errorf("which kind it is: %w", err)
 	}
-	d.prefix = uniqueName("conf") + "_"
-	d.effects = d.prefix + "effects"
+	name := uniqueName("conf")
+	d.prefix, d.effects = name+"_headrace_", name+"_effects"
 	d.store, err = store.Open(t.ctx, d.db, store.Config{Dialect: dialect, Prefix: d.prefix, Migrate: true})
 	if err != nil {
 		return fmt.Errorf("make Headrace's tables: %w", err)
