@@ -58,7 +58,7 @@ func (t *Trial) prepare(d *database) (err error) {
 		return fmt.Errorf("which kind it is: %w", err)
 	}
 	name := uniqueName("conf")
-	d.prefix, d.effects = name+"_headrace_", name+"_effects"
+	d.prefix, d.effects = name+"_hr_", name+"_effects"
 	d.store, err = store.Open(t.ctx, d.db, store.Config{Dialect: dialect, Prefix: d.prefix, Migrate: true})
 	if err != nil {
 		return fmt.Errorf("make Headrace's tables: %w", err)
