@@ -24,12 +24,18 @@ type VerdictLogRow struct {
 
 // LogVerdict appends to the verdict log in the context's unit of work.
 func (s *Store) LogVerdict(ctx context.Context, tx Tx, row VerdictLogRow) error {
+	row.Consumer, row.MessageID = Identity(row.Consumer), Identity(row.MessageID)
+	return s.logStored(ctx, tx, row)
+}
+
+// logStored is LogVerdict for names as they are stored.
+func (s *Store) logStored(ctx context.Context, tx Tx, row VerdictLogRow) error {
 	if !row.Verdict.known() {
 		return fmt.Errorf("store: unknown verdict %q", row.Verdict)
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.verdictLog+
 		" (consumer, message_id, verdict, reason, observed) VALUES (?, ?, ?, ?, ?)",
-		Identity(row.Consumer), Identity(row.MessageID), string(row.Verdict),
+		row.Consumer, row.MessageID, string(row.Verdict),
 		reasonValue(row.Reason), row.Observed)
 	if err != nil {
 		return fmt.Errorf("store: log verdict: %w", err)

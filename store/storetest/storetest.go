@@ -59,6 +59,8 @@ func Run(t *testing.T, h Harness) {
 		{"Story", testStory},
 		{"Consumers", testConsumers},
 		{"Lines", testLines},
+		{"Claims", testClaims},
+		{"Operators", testOperators},
 		{"Copies", testCopies},
 		{"Purge", testPurge},
 		{"Leases", testLeases},
