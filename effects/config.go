@@ -12,6 +12,7 @@ import (
 	"github.com/failsafe-go/failsafe-go/ratelimiter"
 	"github.com/google/uuid"
 
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -66,6 +67,9 @@ type Config struct {
 	Service, Consumer string
 	// Identity returns a message's identity, as DedupeConfig's. Default: its UUID.
 	Identity func(msg *message.Message) (string, error)
+	// TTL returns when a message is of no use any more, as DedupeConfig's. Default: the
+	// metadata entry msgmeta.Expires.
+	TTL func(msg *message.Message) (expires time.Time, ok bool, err error)
 	// Logger gets what can't be returned. Default: none.
 	Logger watermill.LoggerAdapter
 }
@@ -91,6 +95,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Identity == nil {
 		c.Identity = func(msg *message.Message) (string, error) { return msg.UUID, nil }
+	}
+	if c.TTL == nil {
+		c.TTL = msgmeta.GetExpires
 	}
 	if c.Logger == nil {
 		c.Logger = watermill.NopLogger{}

@@ -3,6 +3,7 @@ package effects
 import (
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 // A call that was begun isn't cut off by ctx, since it would be unknown then whether
 // it has taken effect; Provider.Timeout bounds it.
 //
-// Errors: ErrInUnit, ErrKeyReused, ErrInProgress, ErrLimited, ErrBreakerOpen,
+// Errors: ErrInUnit, ErrExpired, ErrKeyReused, ErrInProgress, ErrLimited, ErrBreakerOpen,
 // ErrAmbiguous, *UnknownError, *RefusedError, those that call marks with NotDone,
 // store.ErrContent where the request is too long, and the database's.
 func (c *Client) Do(ctx context.Context, scope, key string, request []byte, call Call) (Response, error) {
@@ -33,6 +34,11 @@ func (c *Client) Do(ctx context.Context, scope, key string, request []byte, call
 	}
 	if scope == "" || key == "" || strings.Contains(scope, "/") {
 		return Response{}, fmt.Errorf("effects: an effect needs a scope without slash and a key, not %q and %q", scope, key)
+	}
+	if late(ctx) {
+		if _, err := c.store.Effect(ctx, scope, key); errors.Is(err, sql.ErrNoRows) {
+			return Response{}, fmt.Errorf("effects: %w: %q in scope %q", ErrExpired, key, scope)
+		}
 	}
 	began := time.Now()
 	hash, about := sha256.Sum256(request), store.AboutFromContext(ctx)

@@ -8,6 +8,7 @@
 // Otherwise the effect is unknown, and waits for a person: see Settle.
 //
 // A unit of work can be rolled back and a call can't, so that Do refuses to run in
-// one. Call it in a stage in front of Dedupe (Client.Stage), or in the handler of a
-// message that the unit has sent through the outbox.
+// one. Call it in a stage in front of Dedupe (Client.Stage). A call that a unit has
+// to decide on is made in the stage of a message that the unit sends, to the service
+// itself, by the outbox.
 package effects

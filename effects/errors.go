@@ -12,13 +12,18 @@ import (
 var (
 	// ErrInUnit says that Do was called within a unit of work.
 	ErrInUnit = errors.New("effects: a call can't be rolled back with a unit of work: " +
-		"make it in Client.Stage in front of Dedupe, or in the handler of an outbox message to yourself")
+		"make it in Client.Stage in front of Dedupe; what a unit has decided is called in the stage " +
+		"of a message that it sends to yourself by the outbox")
 	// ErrKeyReused says that the key belongs to another request or provider. It is
 	// permanent.
 	ErrKeyReused = errors.New("the effect's key was used for another request")
 	// ErrInProgress says that another call of the same effect is in hand, or that it
 	// is too early to ask what became of it. It is transient.
 	ErrInProgress = errors.New("the effect is being called")
+	// ErrExpired says that a message's time to live was over before its call was begun.
+	// A stage's function returns it as it is: the message goes on to Dedupe, which
+	// records that it is expired.
+	ErrExpired = errors.New("the message is of no use any more")
 	// ErrUnknown matches UnknownError.
 	ErrUnknown = errors.New("nobody knows whether the effect has happened")
 	// ErrRefused matches RefusedError.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/internal/begun"
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -15,8 +17,9 @@ import (
 // message is about, and the handler gets the response by ResultOf. Where f fails, the
 // message does.
 //
-// A message that Dedupe will skip goes on without a call, unless two copies come at
-// once: then Do lets one of them call.
+// A message that Dedupe will skip or refuse goes on without a call, unless two copies
+// come at once: then Do lets one of them call. One whose time to live is over goes on
+// as well, but not once its call was begun: then it is handled, however late.
 func (c *Client) Stage(
 	name string, f func(ctx context.Context, msg *message.Message) (Response, error),
 ) message.HandlerMiddleware {
@@ -26,28 +29,64 @@ func (c *Client) Stage(
 			if store.CurrentUnit(outer) != nil {
 				return nil, ErrInUnit
 			}
-			consumer, id, err := c.address(msg)
-			if err != nil {
-				return nil, err
+			if msgmeta.GetMalformed(msg) != "" {
+				return h(msg)
 			}
-			known, err := c.store.Remembers(outer, consumer, id)
+			ctx, known, err := c.prepare(outer, msg)
 			if err != nil {
 				return nil, err
 			}
 			if known {
 				return h(msg)
 			}
-			about := store.AboutFromContext(outer)
-			about.Consumer, about.MessageID = consumer, id
-			response, err := f(store.WithAbout(With(outer, c), about), msg)
-			if err != nil {
+			response, err := f(ctx, msg)
+			switch {
+			case late(ctx) && errors.Is(err, ErrExpired):
+				return h(msg)
+			case err != nil:
 				return nil, err
 			}
-			msg.SetContext(context.WithValue(outer, resultKey(name), response))
+			msg.SetContext(begun.With(context.WithValue(outer, resultKey(name), response)))
 			defer func() { msg.SetContext(outer) }()
 			return h(msg)
 		}
 	}
+}
+
+// prepare looks whether Dedupe knows the message, and else returns the context for
+// its calls.
+func (c *Client) prepare(outer context.Context, msg *message.Message) (ctx context.Context, known bool, err error) {
+	consumer, id, err := c.address(msg)
+	if err != nil {
+		return nil, false, err
+	}
+	if known, err = c.store.Remembers(outer, consumer, id); known || err != nil {
+		return nil, known, err
+	}
+	about := store.AboutFromContext(outer)
+	about.Consumer, about.MessageID = consumer, id
+	ctx = store.WithAbout(With(outer, c), about)
+	expires, ok, err := c.cfg.TTL(msg)
+	if err != nil {
+		return nil, false, fmt.Errorf("effects: the message's time to live can't be read: %w", err)
+	}
+	if !ok {
+		return ctx, false, nil
+	}
+	past := false
+	err = c.store.InTx(outer, func(ctx context.Context, tx store.Tx) (err error) {
+		past, err = c.store.Past(ctx, tx, expires)
+		return err
+	})
+	return context.WithValue(ctx, lateKey{}, past), false, err
+}
+
+type lateKey struct{}
+
+// late reports whether a message's calls may not be begun any more.
+func late(ctx context.Context) bool {
+	past, _ := ctx.Value(lateKey{}).(bool)
+	return past
 }
 
 func (c *Client) address(msg *message.Message) (consumer, id string, err error) {
@@ -62,6 +101,9 @@ func (c *Client) address(msg *message.Message) (consumer, id string, err error) 
 	}
 	if id, err = c.cfg.Identity(msg); err != nil {
 		return "", "", fmt.Errorf("effects: identity of the message: %w", err)
+	}
+	if id == "" {
+		return "", "", errors.New("effects: the message has no id: give Config.Identity a function that reads it, as Dedupe's")
 	}
 	return consumer, id, nil
 }

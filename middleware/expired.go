@@ -8,11 +8,13 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/store"
 )
 
-// expires returns when the message's time to live ends, or zero. While observing
-// a message isn't refused for what only Dedupe reads.
+// expires returns when the message's time to live ends, or zero; zero as well for a
+// message for which a stage has done what can't be undone. While observing a message
+// isn't refused for what only Dedupe reads.
 func (d *Dedupe) expires(msg *message.Message) (time.Time, error) {
 	at, ok, err := d.cfg.TTL(msg)
 	switch {
@@ -21,7 +23,7 @@ func (d *Dedupe) expires(msg *message.Message) (time.Time, error) {
 		return time.Time{}, nil
 	case err != nil:
 		return time.Time{}, fmt.Errorf("middleware: the message's time to live can't be read: %w", err)
-	case !ok:
+	case !ok, begun.In(msg.Context()):
 		return time.Time{}, nil
 	}
 	return at, nil

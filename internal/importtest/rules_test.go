@@ -18,7 +18,7 @@ type rule struct {
 // may use them.
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
-	"internal/driverconn", "internal/subprocess",
+	"internal/driverconn", "internal/subprocess", "internal/begun",
 }
 
 // light are small modules that bring nothing along: every package may use them.
