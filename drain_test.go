@@ -2,6 +2,7 @@ package headrace_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace"
+	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/parking"
 )
 
 func TestDrainCanBeTriedAgain(t *testing.T) {
@@ -48,6 +51,41 @@ func TestDrainSendsWhatIsDueAndNamesWhatIsNot(t *testing.T) {
 	require.NoError(t, outbox.Cancel(bounded, "later"))
 	require.NoError(t, hr.Drain(bounded))
 	require.Nil(t, hr.Outbox("nowhere"))
+}
+
+func TestDrainNamesWhatIsParkedAndDoesNotWaitForIt(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	out := b.out(t)
+	b.cfg.Publisher = stubborn{b.bus}
+	hr := b.open(t)
+	bounded, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for _, id := range []string{"bad", "behind", "other"} {
+		msg := message.NewMessage(id, nil)
+		msgmeta.SetKey(msg, map[bool]string{true: "another key", false: "k"}[id == "other"])
+		require.NoError(t, hr.Publisher().Publish("out", msg))
+	}
+	err := hr.Drain(bounded)
+	require.ErrorIs(t, err, headrace.ErrParked)
+	require.ErrorContains(t, err, `1 for topic "out" of destination "default" (publish: never); 1 more wait behind them`)
+	msg := <-out
+	require.Equal(t, "other", msg.UUID)
+	msg.Ack()
+	require.NoError(t, hr.Outbox("").PublishAfter(bounded, time.Hour, "out", message.NewMessage("later", nil)))
+	err = hr.Drain(bounded)
+	require.ErrorIs(t, err, headrace.ErrParked)
+	require.ErrorIs(t, err, headrace.ErrScheduled)
+}
+
+// stubborn is a broker that never takes the message "bad".
+type stubborn struct{ message.Publisher }
+
+func (r stubborn) Publish(topic string, msgs ...*message.Message) error {
+	if msgs[0].UUID == "bad" {
+		return parking.AsPermanent(errors.New("never"))
+	}
+	return r.Publisher.Publish(topic, msgs...)
 }
 
 func TestDrainRelaysAfterRunHasEnded(t *testing.T) {

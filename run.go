@@ -176,6 +176,9 @@ func (p *Plugin) Running() <-chan struct{} { return p.forwarder.Running() }
 const (
 	// drainInterval is how often Drain looks whether the outbox is empty.
 	drainInterval = 50 * time.Millisecond
+	// parkedEvery is how many times of those it looks whether what is left is parked,
+	// for which it counts all of it.
+	parkedEvery = 20
 	// countTimeout bounds the counting of what a Drain left.
 	countTimeout = 5 * time.Second
 )
@@ -187,7 +190,8 @@ const (
 //
 // When the context ends first, the error says how much is left. Messages for later
 // are sent when they are due: where some are not, the error matches ErrScheduled, and
-// says how many.
+// says how many. What is parked waits for a person: where nothing else is left, the
+// error matches ErrParked.
 func (p *Plugin) Drain(ctx context.Context) error {
 	relaying, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -196,8 +200,8 @@ func (p *Plugin) Drain(ctx context.Context) error {
 	}
 	ticker := time.NewTicker(drainInterval)
 	defer ticker.Stop()
-	for {
-		if done, err := p.drained(ctx); done {
+	for look := 0; ; look++ {
+		if done, err := p.drained(ctx, look%parkedEvery == 0); done {
 			return err
 		}
 		select {
@@ -212,7 +216,7 @@ func (p *Plugin) Drain(ctx context.Context) error {
 
 // drained reports whether nothing is left that could be sent now. The error says
 // what is left for later.
-func (p *Plugin) drained(ctx context.Context) (bool, error) {
+func (p *Plugin) drained(ctx context.Context, lookForParked bool) (bool, error) {
 	// What is due goes from here to the outbox, so this is looked at first.
 	scheduled, err := p.store.CountScheduled(ctx)
 	if err != nil {
@@ -230,14 +234,42 @@ func (p *Plugin) drained(ctx context.Context) (bool, error) {
 		}
 	}
 	waiting, err := p.store.WaitingPartitions(ctx, p.cfg.Service)
-	if err != nil || len(waiting) > 0 {
+	if err != nil || len(waiting) > 0 && !lookForParked {
 		return false, nil //nolint:nilerr // it is asked again
 	}
-	if len(later) > 0 {
-		return true, fmt.Errorf("headrace: drain: the outbox is empty, but %w: %s (headrace scheduled ls, cancel)",
-			ErrScheduled, strings.Join(later, "; "))
+	if len(waiting) > 0 {
+		if err = p.parkedAlone(ctx); err == nil {
+			return false, nil
+		}
 	}
-	return true, nil
+	if len(later) > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %s (headrace scheduled ls, cancel)", ErrScheduled, strings.Join(later, "; ")))
+	}
+	if err != nil {
+		err = fmt.Errorf("headrace: drain: all that can be sent now is sent, but %w", err)
+	}
+	return true, err
+}
+
+// parkedAlone returns an error where nothing is left in the outbox but what is
+// parked, and what waits behind it.
+func (p *Plugin) parkedAlone(ctx context.Context) error {
+	in, err := p.store.CountParkedInOutbox(ctx, p.cfg.Service)
+	if err != nil || in.Parked == 0 || in.Left > 0 {
+		return nil //nolint:nilerr // it is asked again
+	}
+	counts, err := p.store.CountOutbox(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	var parked []string
+	for _, c := range counts {
+		if c.Service == p.cfg.Service && c.Parked > 0 {
+			parked = append(parked,
+				fmt.Sprintf("%d for topic %q of destination %q (%s)", c.Parked, c.Topic, c.Destination, c.LastError))
+		}
+	}
+	return fmt.Errorf("%w: %s; %d more wait behind them", ErrParked, strings.Join(parked, ", "), in.Behind)
 }
 
 // relayFor relays until the context ends, where nothing else in this plugin does.

@@ -25,6 +25,8 @@ var ErrNoDestination = errors.New("destination isn't configured in forwarder.New
 type sender struct {
 	destinations map[string]message.Publisher
 	inFlight     chan struct{}
+	// refused reports whether a row that failed with an error is to be parked at once.
+	refused func(err error) bool
 }
 
 // outcome is what became of a batch's rows. Those that are in none of its lists
@@ -48,6 +50,8 @@ type collected struct {
 type failure struct {
 	row store.OutboxRow
 	err error
+	// refused: the broker is there, and trying again can't help.
+	refused bool
 }
 
 // send publishes rows, which must be of one partition and in order. goOn is asked
@@ -95,10 +99,11 @@ func (s *sender) sendLine(
 			return
 		}
 		if err := s.sendRow(ctx, row); err != nil {
-			if !held.ownFault(row) {
+			refused := s.refused(err)
+			if !refused && !held.ownFault(row) {
 				broken.Add(1)
 			}
-			out.add(outcome{published: rows[:i], failed: []failure{{row, err}}})
+			out.add(outcome{published: rows[:i], failed: []failure{{row, err, refused}}})
 			return
 		}
 		broken.Store(0)

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jonboulle/clockwork"
 
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -43,6 +44,21 @@ type Config struct {
 	// RetryBackoff and MaxRetryBackoff bound the pause after a publish failed;
 	// it doubles with every failure of the key. Defaults 100 ms and 30 s.
 	RetryBackoff, MaxRetryBackoff time.Duration
+	// KeepPermanent has rows tried for ever that can't be sent however often they are
+	// tried: what a broker refuses for good (an error with Permanent() bool, or one
+	// that Classify says is parking.Permanent), and what foreign SQL wrote wrongly.
+	// Default false: they are parked at their first failure. A parked row stays in the
+	// outbox with what the broker said, and its line waits, until a person releases,
+	// changes or discards it; everything else goes on.
+	KeepPermanent bool
+	// ParkAfter parks rows of which so many publishes have failed, whatever with,
+	// while the broker took others of the same topic: an outage parks nothing. The
+	// forwarder that owns the partition counts, anew after it has changed hands.
+	// Default 0: never.
+	ParkAfter int
+	// Classify knows errors of the application's publishers, before what errors say of
+	// themselves (parking.Classify). Default: none.
+	Classify []parking.Classifier
 	// LeaseTTL is how long a partition stays with a forwarder that no longer
 	// renews its lease. Renewed at a third of it. Default 5 s.
 	LeaseTTL time.Duration
@@ -95,7 +111,7 @@ func (c Config) validate() error {
 		return fmt.Errorf("forwarder: Config.Name: %w", err)
 	}
 	for name, n := range map[string]int{
-		"BatchSize": c.BatchSize, "BatchBytes": c.BatchBytes, "MaxInFlight": c.MaxInFlight,
+		"BatchSize": c.BatchSize, "BatchBytes": c.BatchBytes, "MaxInFlight": c.MaxInFlight, "ParkAfter": c.ParkAfter,
 	} {
 		if n < 0 {
 			return fmt.Errorf("forwarder: Config.%s must be positive, not %d", name, n)

@@ -27,7 +27,9 @@ func TestRowsThatCannotBeSentAreReportedAndHoldNoOther(t *testing.T) {
 		}
 		b.publish(t, "topic", key, sequence("good", 20)...)
 		var to broker
-		b.run(t, &to, forwarder.Config{BatchSize: 7, RetryBackoff: quick, MaxRetryBackoff: 4 * quick})
+		b.run(t, &to, forwarder.Config{
+			BatchSize: 7, RetryBackoff: quick, MaxRetryBackoff: 4 * quick, KeepPermanent: true,
+		})
 		b.eventuallyWaiting(t, bad)
 		b.publish(t, "topic", key, sequence("more", 20)...)
 		b.eventuallyWaiting(t, bad)

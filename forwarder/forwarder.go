@@ -58,6 +58,7 @@ func New(st *store.Store, destinations map[string]message.Publisher, cfg Config)
 		sender: &sender{
 			destinations: maps.Clone(destinations),
 			inFlight:     make(chan struct{}, cfg.MaxInFlight),
+			refused:      cfg.refused,
 		},
 		running:  make(chan struct{}),
 		closing:  make(chan struct{}),

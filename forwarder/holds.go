@@ -48,6 +48,11 @@ type hold struct {
 	since int
 	// open is set by the scan that reads from there.
 	open bool
+	// parked: a row of the line is, and no pause ends that. Every scan that will read
+	// the row opens the hold, and the row, if it is parked still, renews it.
+	parked bool
+	// own counts the failures of a line that were no sign that its route was down.
+	own int
 }
 
 // holds remembers what failed in one partition. Only the partition's own
@@ -98,7 +103,7 @@ func (h *holds) scan(after int64, now time.Time) {
 		}
 	}
 	for key, l := range h.lines {
-		if l.from > after && !now.Before(l.until) && !h.closed(key.route) {
+		if l.from > after && (l.parked || !now.Before(l.until)) && !h.closed(key.route) {
 			l.open = true
 			h.lines[key] = l
 		}
@@ -136,7 +141,9 @@ func (h *holds) note(out outcome, now time.Time) {
 	won := map[route]bool{}
 	for _, row := range out.published {
 		won[routeOf(row)] = true
-		delete(h.lines, lineOf(row))
+		if l := h.lines[lineOf(row)]; !l.parked || l.open { // else it is one before the parked one
+			delete(h.lines, lineOf(row))
+		}
 	}
 	for r := range won {
 		delete(h.routes, r)
@@ -144,7 +151,7 @@ func (h *holds) note(out outcome, now time.Time) {
 	}
 	down := map[route]bool{}
 	for _, f := range out.failed {
-		h.failed(f.row, now, won[routeOf(f.row)])
+		h.failed(f, now, won[routeOf(f.row)])
 		down[routeOf(f.row)] = true
 	}
 	for _, row := range out.putOff {
@@ -163,7 +170,8 @@ func (h *holds) note(out outcome, now time.Time) {
 	}
 }
 
-func (h *holds) failed(row store.OutboxRow, now time.Time, routeWon bool) {
+func (h *holds) failed(f failure, now time.Time, routeWon bool) {
+	row := f.row
 	l, known := h.lines[lineOf(row)]
 	if !known {
 		l.since = h.wins[routeOf(row)]
@@ -172,15 +180,34 @@ func (h *holds) failed(row store.OutboxRow, now time.Time, routeWon bool) {
 		}
 	}
 	l.failures++
-	l.from, l.open = row.ID, false
+	l.from, l.open, l.parked = row.ID, false, false
 	l.until = now.Add(h.pause(l.failures))
 	if row.Problem != nil {
 		l.until = now.Add(h.limit) // it stays as it is until somebody changes it
 	}
 	h.lines[lineOf(row)] = l
-	if !h.ownFault(row) {
+	if f.refused || h.ownFault(row) {
+		l.own++
+		h.lines[lineOf(row)] = l
+	} else {
 		h.routeFailed(row, h.routes[routeOf(row)].failures+1)
 	}
+}
+
+// park holds the line of a row that is parked.
+func (h *holds) park(row store.OutboxRow) {
+	l, known := h.lines[lineOf(row)]
+	if !known {
+		l.since = h.wins[routeOf(row)]
+	}
+	if known && !l.open && !l.parked && l.from < row.ID {
+		return // one before it has failed, and is tried again after its pause
+	}
+	if !known || l.open || row.ID < l.from {
+		l.from = row.ID
+	}
+	l.parked, l.open, l.own = true, false, 0
+	h.lines[lineOf(row)] = l
 }
 
 // routeFailed notes a row that failed, or was not tried because others of its
@@ -246,7 +273,7 @@ func (h *holds) due(now time.Time) (from int64, next time.Time) {
 		}
 	}
 	for key, l := range h.lines {
-		if !h.closed(key.route) {
+		if !l.parked && !h.closed(key.route) {
 			look(l)
 		}
 	}

@@ -14,8 +14,9 @@ type PublishStats struct {
 	// Partition is the outbox partition that the batch was read from.
 	Partition int
 	// Published counts what brokers took; Failed the publishes that failed, each
-	// of which holds its key; Held what waits behind an earlier failure.
-	Published, Failed, Held int
+	// of which holds its key; Parked those of Failed that were parked now; Held what
+	// is parked, or waits behind it or an earlier failure.
+	Published, Failed, Parked, Held int
 	// Took is the time from reading the batch until its last publish returned.
 	Took time.Duration
 	// OldestAge is how old the batch's oldest row was by this machine's clock.

@@ -229,17 +229,20 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	began := p.f.cfg.Clock.Now()
 	ready := make([]store.OutboxRow, 0, len(rows))
 	for _, row := range rows {
-		if !p.sent[row.ID] && !p.holds.held(row) {
+		switch {
+		case row.Parked != 0:
+			p.holds.park(row)
+		case !p.sent[row.ID] && !p.holds.held(row):
 			ready = append(ready, row)
 		}
 	}
 	slow := p.f.cfg.Clock.AfterFunc(slowBatch, func() { p.reportSlow(ready) })
 	defer slow.Stop()
 	out := p.f.sender.send(ctx, ready, p.holds, func() bool { return ctx.Err() == nil && p.owned() })
-	p.remember(ctx, out)
+	parked := p.remember(ctx, out)
 	p.confirm(ctx, out.published)
 	stats := PublishStats{
-		Partition: p.id.Number, Published: len(out.published), Failed: len(out.failed),
+		Partition: p.id.Number, Published: len(out.published), Failed: len(out.failed), Parked: parked,
 		Held: len(rows) - len(out.published) - len(out.failed),
 		Took: p.f.cfg.Clock.Since(began),
 	}
@@ -258,10 +261,15 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 }
 
 // remember updates the holds and records what failed. A row that can't be sent as
-// it is, is reported once: each time would be a write for each such row.
-func (p *partition) remember(ctx context.Context, out outcome) {
+// it is, is reported once: each time would be a write for each such row. It returns
+// how many were parked.
+func (p *partition) remember(ctx context.Context, out outcome) (parked int) {
 	p.holds.note(out, p.f.cfg.Clock.Now())
 	for _, f := range out.failed {
+		if p.park(ctx, f) {
+			parked++
+			continue
+		}
 		if f.row.Problem != nil && f.row.Attempts > 0 {
 			continue
 		}
@@ -273,6 +281,7 @@ func (p *partition) remember(ctx context.Context, out outcome) {
 			p.f.cfg.Logger.Error("Recording a failed publish failed", err, watermill.LogFields{"partition": p.id.Number})
 		}
 	}
+	return parked
 }
 
 // confirm removes published rows. It goes on when the forwarder is told to stop:
@@ -282,26 +291,31 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 		return
 	}
 	p.confirming.Wait()
-	ids := make([]int64, len(rows))
+	ids := make([]int64, 0, len(rows))
+	var released []store.OutboxRow
 	p.sent = make(map[int64]bool, len(rows))
-	for i, row := range rows {
-		ids[i] = row.ID
+	for _, row := range rows {
 		p.sent[row.ID] = true
+		if row.Released != 0 {
+			released = append(released, row)
+		} else {
+			ids = append(ids, row.ID)
+		}
 	}
 	ctx = context.WithoutCancel(ctx)
 	p.confirming.Go(func() {
 		step.Reach(ctx, step.RelayBeforeConfirm)
 		bounded, cancel := context.WithTimeout(ctx, p.f.cfg.CloseTimeout)
 		defer cancel()
-		n, again, err := p.tryConfirm(bounded, ids)
+		n, again, err := p.tryConfirm(bounded, ids, released)
 		step.Reach(ctx, step.RelayAfterConfirm)
-		fields := watermill.LogFields{"partition": p.id.Number, "published": len(ids), "confirmed": n}
+		fields := watermill.LogFields{"partition": p.id.Number, "published": len(rows), "confirmed": n}
 		if err != nil {
 			p.unsettled.Store(true)
 			p.f.cfg.Logger.Error("Confirming published rows failed: they will be published again", err, fields)
 			return
 		}
-		if n < int64(len(ids)) && !again {
+		if n < int64(len(rows)) && !again {
 			p.f.cfg.Logger.Info("Some published rows were not there to confirm: the partition has changed hands", fields)
 		}
 	})
@@ -310,9 +324,17 @@ func (p *partition) confirm(ctx context.Context, rows []store.OutboxRow) {
 // tryConfirm tries again while the lease lasts: a database that is away for a
 // moment should not have everything published twice. again says that an earlier
 // try may have removed the rows.
-func (p *partition) tryConfirm(ctx context.Context, ids []int64) (n int64, again bool, err error) {
+func (p *partition) tryConfirm(
+	ctx context.Context, ids []int64, released []store.OutboxRow,
+) (n int64, again bool, err error) {
 	for failures := 1; ; failures++ {
 		n, err = p.f.store.ConfirmOutbox(ctx, p.lease, p.id, ids)
+		for i := 0; i < len(released) && err == nil; i++ {
+			var removed bool
+			if removed, err = p.f.store.ConfirmReleased(ctx, p.lease, released[i]); removed {
+				n++
+			}
+		}
 		if err == nil || ctx.Err() != nil || !p.owned() {
 			return n, failures > 1, err
 		}

@@ -53,6 +53,10 @@ type OutboxRow struct {
 	LastError string
 	// CreatedAt is zero where foreign SQL wrote something that is no time.
 	CreatedAt time.Time
+	// Parked is the id of the parked message that the row is: it isn't sent, nor is
+	// what follows it in its line. Released is the same once a person has said that it
+	// be sent again. 0 for none.
+	Parked, Released int64
 	// Problem says why a row that was written by foreign SQL can't be published
 	// as it is. It matches ErrContent. What can't be read is then left out.
 	Problem error

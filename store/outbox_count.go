@@ -16,10 +16,13 @@ type OutboxCount struct {
 	Destination string `db:"destination" json:"destination"`
 	Topic       string `db:"topic" json:"topic"`
 	Unsent      int64  `db:"unsent" json:"unsent"`
-	// Failing counts the rows that a publish has already failed for.
+	// Failing counts the rows that a publish has already failed for and that are
+	// tried again.
 	Failing int64 `db:"failing" json:"failing"`
-	// OldestAge is how long the oldest row has been waiting, by the database's
-	// clock.
+	// Parked counts those of Unsent that aren't, until a person has judged them.
+	Parked int64 `db:"parked" json:"parked"`
+	// OldestAge is how long the oldest row that isn't parked has been waiting, by the
+	// database's clock.
 	OldestAge time.Duration `db:"-" json:"oldest_age"`
 	// LastError is one of the failing rows' errors.
 	LastError string `db:"last_error" json:"last_error,omitempty"`
@@ -31,7 +34,8 @@ func (s *Store) CountOutbox(ctx context.Context) ([]OutboxCount, error) {
 	var counts []OutboxCount
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
 		return conn.SelectContext(ctx, &counts, "SELECT service, destination, topic, count(*) AS unsent, "+
-			"sum(CASE WHEN attempts > 0 THEN 1 ELSE 0 END) AS failing, coalesce(max(last_error), '') AS last_error, "+
+			"sum(CASE WHEN attempts > 0 AND coalesce(parked_id, 0) <= 0 THEN 1 ELSE 0 END) AS failing, "+
+			"sum(CASE WHEN parked_id > 0 THEN 1 ELSE 0 END) AS parked, coalesce(max(last_error), '') AS last_error, "+
 			s.outboxAge()+" AS age_us FROM "+s.names.outbox+
 			" GROUP BY service, destination, topic ORDER BY service, destination, topic")
 	})
@@ -71,10 +75,11 @@ func (s *Store) CountOutboxPartitions(ctx context.Context) ([]PartitionCount, er
 	return counts, nil
 }
 
-// outboxAge is the age of a group's oldest row in microseconds, 0 when none of
+// outboxAge is the age of a group's oldest row that isn't parked in microseconds, 0 when none of
 // them says when it was written.
 func (s *Store) outboxAge() string {
-	return "coalesce(" + s.dialect.micros(s.dialect.now()) + " - min(" + s.dialect.outboxCreated() + "), 0)"
+	return "coalesce(" + s.dialect.micros(s.dialect.now()) + " - min(CASE WHEN coalesce(parked_id, 0) <= 0 THEN " +
+		s.dialect.outboxCreated() + " END), 0)"
 }
 
 // outboxPartitionNo is -1 where foreign SQL wrote something that is no number and

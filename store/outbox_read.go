@@ -18,7 +18,7 @@ func (s *Store) ReadOutbox(
 	ctx context.Context, partition Partition, after int64, limit, maxBytes int,
 ) ([]OutboxRow, error) {
 	query := s.dialect.rebind("SELECT id, message_id, destination, topic, message_key, sequence, payload, payload IS NULL, " +
-		"metadata, attempts, last_error, " + s.dialect.outboxCreated() + " FROM " + s.names.outbox +
+		"metadata, attempts, last_error, parked_id, " + s.dialect.outboxCreated() + " FROM " + s.names.outbox +
 		" WHERE service = ? AND partition_no = ? AND id > ? ORDER BY id LIMIT ?")
 	var read []OutboxRow
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
@@ -81,11 +81,12 @@ func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
 		row                         OutboxRow
 		key, lastError              sql.NullString
 		sequence, attempts, created number
+		parked                      number
 		metadata                    []byte
 		noPayload                   bool
 	)
 	err := rows.Scan(&row.ID, &row.MessageID, &row.Destination, &row.Topic, &key, &sequence, &row.Payload, &noPayload,
-		&metadata, &attempts, &lastError, &created)
+		&metadata, &attempts, &lastError, &parked, &created)
 	if err != nil {
 		return OutboxRow{}, err
 	}
@@ -94,6 +95,7 @@ func scanOutboxRow(rows *sql.Rows) (OutboxRow, error) {
 	if row.Payload == nil && !noPayload { // SQLite's driver returns an empty value as nil
 		row.Payload = []byte{}
 	}
+	row.Parked, row.Released = max(parked.Int64, 0), max(-parked.Int64, 0)
 	if created.Valid {
 		row.CreatedAt = timeFromMicros(created.Int64)
 	}

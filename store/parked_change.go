@@ -19,10 +19,11 @@ type Release struct {
 }
 
 // ReleaseParked has a kept message handled again when it is its turn, in the
-// transaction of who says so, and returns it as it was. Its tries begin anew.
+// transaction of who says so, and returns it as it was. Its tries begin anew. One of
+// the outbox is sent, as it was edited to if it was.
 //
-// Errors match ErrNotParked, and ErrStatus when it doesn't wait: it was released or
-// is final by now, or has only lined up. Messages of the outbox have ReleaseOutbox.
+// Errors match ErrNotParked; ErrStatus when it doesn't wait: it was released or is
+// final by now, or has only lined up; and ErrOutboxGone.
 func (s *Store) ReleaseParked(ctx context.Context, tx Tx, id int64, r Release) (ParkedRow, error) {
 	row, g, err := s.lockParked(ctx, tx, id)
 	if err == nil {
@@ -41,6 +42,9 @@ func (s *Store) ReleaseParked(ctx context.Context, tx Tx, id int64, r Release) (
 	by := plainText(r.By, maxActor)
 	_, err = tx.ExecContext(ctx, "UPDATE "+s.names.parked+" SET status = 'released', due_at = NULL, tries = 0, decision = ?, "+
 		"decided_by = ?, updated_at = "+s.dialect.now()+" WHERE id = ?", plainText(r.Decision, maxShort), by, id)
+	if err == nil && row.Origin == OriginOutbox {
+		err = s.unpark(ctx, tx, row)
+	}
 	if err == nil {
 		err = s.changed(ctx, tx, row, g, Parked, "released by "+by)
 	}
@@ -54,13 +58,13 @@ func (s *Store) ReleaseParked(ctx context.Context, tx Tx, id int64, r Release) (
 // says so, and returns it as it was. What is behind it in its line goes on. check may
 // refuse it, as Release.Check does.
 //
-// Errors match ErrNotParked, and ErrStatus when it is final by now. Messages of the
-// outbox have DiscardOutbox.
+// Errors match ErrNotParked, and ErrStatus when it is final by now, or of the outbox
+// and released to be sent.
 func (s *Store) DiscardParked(
 	ctx context.Context, tx Tx, id int64, by, reason string, check func(ParkedRow) error,
 ) (ParkedRow, error) {
 	row, g, err := s.lockParked(ctx, tx, id)
-	if err == nil && !row.Status.Open() {
+	if err == nil && !row.changeable() {
 		err = &StatusError{ID: id, Status: row.Status, By: row.DecidedBy}
 	}
 	if err == nil && check != nil {
@@ -77,12 +81,23 @@ func (s *Store) DiscardParked(
 		if g != nil {
 			g.Gone++
 		}
+		if row.Origin == OriginOutbox {
+			err = s.removeParked(ctx, tx, row)
+		}
+	}
+	if err == nil {
 		err = s.changed(ctx, tx, row, g, Discarded, joinReason("discarded by "+by, reason))
 	}
 	if err != nil {
 		return row, fmt.Errorf("store: discard parked message %d: %w", id, err)
 	}
 	return row, nil
+}
+
+// changeable reports whether a person may edit or discard a message. One of the
+// outbox that was released may be at the broker already.
+func (r ParkedRow) changeable() bool {
+	return r.Status.Open() && (r.Origin != OriginOutbox || r.Status == StatusParked)
 }
 
 // changed carries a person's word to the inbox, the log and the line.
@@ -123,7 +138,7 @@ type Edit struct {
 // stay can't be read.
 func (s *Store) EditParked(ctx context.Context, tx Tx, id int64, e Edit) (ParkedRow, error) {
 	row, _, err := s.lockParked(ctx, tx, id)
-	if err == nil && (!row.Status.Open() || row.Origin == OriginOutbox && row.Status != StatusParked) {
+	if err == nil && !row.changeable() {
 		err = &StatusError{ID: id, Status: row.Status, By: row.DecidedBy}
 	}
 	if err == nil && e.Check != nil {

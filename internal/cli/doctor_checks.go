@@ -90,7 +90,8 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 	}
 	outbox := outboxOf(topics)
 	return []finding{
-		checkAge(outbox, e.maxAge), checkFailing(outbox), checkOwners(partitions, leases), checkScheduled(scheduled),
+		checkAge(outbox, e.maxAge), checkFailing(outbox), checkParked(outbox), checkOwners(partitions, leases),
+		checkScheduled(scheduled),
 	}
 }
 
@@ -138,6 +139,23 @@ func checkFailing(outbox outboxJSON) finding {
 	}
 	return warn(check, "publishes have failed: "+strings.Join(where, "; "),
 		"they are retried; see to the broker or the destination")
+}
+
+// checkParked names what waits for a person, and what it was refused with.
+func checkParked(outbox outboxJSON) finding {
+	const check = "outbox parked"
+	if outbox.Parked == 0 {
+		return ok(check, "no message is parked")
+	}
+	var where []string
+	for _, t := range outbox.Topics {
+		if t.Parked > 0 {
+			where = append(where, fmt.Sprintf("%d to topic %s of destination %s (%s)",
+				t.Parked, cell(t.Topic), cell(t.Destination), cell(t.LastError)))
+		}
+	}
+	return warn(check, "messages are parked, and what follows them in their keys waits: "+strings.Join(where, "; "),
+		"see `headrace parked ls`, and retry, edit or discard them")
 }
 
 func counted(n int, one string) string {

@@ -59,7 +59,8 @@ func TestDoctorOfAHealthyDatabase(t *testing.T) {
 			}
 			names = append(names, f.Check)
 		}
-		require.Equal(t, checks[kind]+" outbox age outbox errors outbox owners scheduled dedupe window", strings.Join(names, " "))
+		require.Equal(t, checks[kind]+" outbox age outbox errors outbox parked outbox owners scheduled dedupe window",
+			strings.Join(names, " "))
 
 		var term terminal
 		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))

@@ -71,6 +71,7 @@ type statusJSON struct {
 type outboxJSON struct {
 	Unsent           int64       `json:"unsent"`
 	Failing          int64       `json:"failing"`
+	Parked           int64       `json:"parked"`
 	OldestAgeSeconds float64     `json:"oldest_age_seconds"`
 	Topics           []topicJSON `json:"topics"`
 
@@ -83,6 +84,7 @@ type topicJSON struct {
 	Topic            string  `json:"topic"`
 	Unsent           int64   `json:"unsent"`
 	Failing          int64   `json:"failing"`
+	Parked           int64   `json:"parked"`
 	OldestAgeSeconds float64 `json:"oldest_age_seconds"`
 	LastError        string  `json:"last_error"`
 
@@ -205,10 +207,11 @@ func outboxOf(counts []store.OutboxCount) outboxJSON {
 	for _, c := range counts {
 		outbox.Unsent += c.Unsent
 		outbox.Failing += c.Failing
+		outbox.Parked += c.Parked
 		outbox.oldest = max(outbox.oldest, c.OldestAge)
 		outbox.Topics = append(outbox.Topics, topicJSON{
 			Service: c.Service, Destination: c.Destination, Topic: c.Topic, Unsent: c.Unsent, Failing: c.Failing,
-			OldestAgeSeconds: seconds(c.OldestAge), LastError: c.LastError, oldest: c.OldestAge,
+			Parked: c.Parked, OldestAgeSeconds: seconds(c.OldestAge), LastError: c.LastError, oldest: c.OldestAge,
 		})
 	}
 	outbox.OldestAgeSeconds = seconds(outbox.oldest)
@@ -254,14 +257,15 @@ func (o outboxJSON) String() string {
 	if o.Unsent == 0 {
 		return "OUTBOX  nothing unsent"
 	}
-	rows := [][]string{{"SERVICE", "DESTINATION", "TOPIC", "UNSENT", "FAILING", "OLDEST", "LAST ERROR"}}
+	rows := [][]string{{"SERVICE", "DESTINATION", "TOPIC", "UNSENT", "FAILING", "PARKED", "OLDEST", "LAST ERROR"}}
 	for _, t := range o.Topics {
 		rows = append(rows, []string{
-			serviceName(t.Service), t.Destination, t.Topic, number(t.Unsent), number(t.Failing), rounded(t.oldest), t.LastError,
+			serviceName(t.Service), t.Destination, t.Topic, number(t.Unsent), number(t.Failing), number(t.Parked),
+			rounded(t.oldest), t.LastError,
 		})
 	}
-	return fmt.Sprintf("OUTBOX  %d unsent, %d failing, oldest %s\n%s", o.Unsent, o.Failing, rounded(o.oldest),
-		strings.TrimSuffix(table(rows...), "\n"))
+	return fmt.Sprintf("OUTBOX  %d unsent, %d failing, %d parked, oldest %s\n%s", o.Unsent, o.Failing, o.Parked,
+		rounded(o.oldest), strings.TrimSuffix(table(rows...), "\n"))
 }
 
 // serviceName is how a service is shown: rows and forwarders may have none.

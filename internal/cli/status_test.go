@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -110,10 +111,10 @@ func lease(t *testing.T, st *store.Store, name, owner string, ttl time.Duration)
 
 const busyText = `DB
 
-OUTBOX  3 unsent, 1 failing, oldest AGE
-SERVICE  DESTINATION  TOPIC  UNSENT  FAILING  OLDEST  LAST ERROR
-shop  audit  changes  1  0  AGE
-shop  default  stock  2  1  AGE  broker said: no
+OUTBOX  3 unsent, 1 failing, 0 parked, oldest AGE
+SERVICE  DESTINATION  TOPIC  UNSENT  FAILING  PARKED  OLDEST  LAST ERROR
+shop  audit  changes  1  0  0  AGE
+shop  default  stock  2  1  0  AGE  broker said: no
 
 INBOX
 CONSUMER  VERDICT  MESSAGES
@@ -181,6 +182,34 @@ func TestStatusShowsOutboxInboxRepeatsAndLeases(t *testing.T) {
 	})
 }
 
+func TestStatusAndDoctorNameWhatIsParkedInTheOutbox(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, kind, url := on.T, on.kind, on.url
+		st, _ := migrated(t, kind, url)
+		publish(t, st, store.OutboxRow{MessageID: "1", Destination: "default", Topic: "stock", Service: "shop"})
+		for n := range store.OutboxPartitions {
+			rows, err := st.ReadOutbox(t.Context(), store.Partition{Service: "shop", Number: n}, 0, 100, 1<<20)
+			require.NoError(t, err)
+			for _, row := range rows {
+				owned := lease(t, st, "outbox/shop/"+strconv.Itoa(n), "host-1", time.Minute)
+				parked, err := st.ParkOutbox(t.Context(), owned, row, store.ParkedRow{Reason: "too large"})
+				require.NoError(t, err)
+				require.True(t, parked)
+			}
+		}
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "status", "--db", url), term.err.String())
+		require.Contains(t, steady(term.out.String(), url), "OUTBOX  1 unsent, 0 failing, 1 parked, oldest AGE\n"+
+			"SERVICE  DESTINATION  TOPIC  UNSENT  FAILING  PARKED  OLDEST  LAST ERROR\n"+
+			"shop  default  stock  1  0  1  AGE  too large\n")
+		got := examine(t, exitOK, url)
+		require.Equal(t, gradeOK, got["outbox errors"].Status)
+		require.Equal(t, gradeWarn, got["outbox parked"].Status)
+		require.Contains(t, got["outbox parked"].Cause, "1 to topic stock of destination default (too large)")
+	})
+}
+
 func TestStatusOfAnIdleService(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(on database) {
@@ -193,7 +222,7 @@ func TestStatusOfAnIdleService(t *testing.T) {
 
 		require.Equal(t, exitOK, term.run(t, "status", "--json", "--db", url), term.err.String())
 		require.JSONEq(t, `{"database": "DB", "inbox": [], "repeats": [], "leases": [], "problems": [],
-			"outbox": {"unsent": 0, "failing": 0, "oldest_age_seconds": 0, "topics": []},
+			"outbox": {"unsent": 0, "failing": 0, "parked": 0, "oldest_age_seconds": 0, "topics": []},
 			"scheduled": {"waiting": 0, "next_in_seconds": 0}}`, steady(term.out.String(), url))
 	})
 }

@@ -20,6 +20,8 @@ const (
 	RelayRead          = "relay.read"
 	RelayBeforePublish = "relay.before-publish"
 	RelayAfterPublish  = "relay.after-publish"
+	RelayBeforePark    = "relay.before-park"
+	RelayAfterPark     = "relay.after-park"
 	RelayBeforeConfirm = "relay.before-confirm"
 	RelayAfterConfirm  = "relay.after-confirm"
 

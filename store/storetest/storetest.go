@@ -66,6 +66,7 @@ func Run(t *testing.T, h Harness) {
 		{"Leases", testLeases},
 		{"Outbox", testOutbox},
 		{"OutboxForeign", testOutboxForeign},
+		{"OutboxParking", testOutboxParking},
 		{"Relay", testRelay},
 		{"Migrations", testMigrations},
 		{"Schema", testSchema},

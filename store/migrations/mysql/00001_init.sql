@@ -45,7 +45,8 @@ CREATE TABLE IF NOT EXISTS {{.Outbox}} (
     metadata     LONGTEXT CHARACTER SET utf8mb4 NOT NULL DEFAULT ('{}'),
     attempts     INT NOT NULL DEFAULT 0,
     last_error   TEXT CHARACTER SET utf8mb4,
-    -- Of the row of the table parked that holds this one back, and what comes after it.
+    -- Id of the row of the table parked that keeps this one from being sent, and negative
+    -- once a person has said that it be.
     parked_id    BIGINT,
     created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     PRIMARY KEY (service, partition_no, id),

@@ -44,7 +44,8 @@ CREATE TABLE {{.Outbox}} (
     metadata     jsonb NOT NULL DEFAULT '{}',
     attempts     integer NOT NULL DEFAULT 0,
     last_error   text,
-    -- Of the row of the table parked that holds this one back, and what comes after it.
+    -- Id of the row of the table parked that keeps this one from being sent, and negative
+    -- once a person has said that it be.
     parked_id    bigint,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (service, partition_no, id),

@@ -46,7 +46,8 @@ CREATE TABLE {{.Outbox}} (
     metadata     TEXT NOT NULL DEFAULT '{}',
     attempts     INTEGER NOT NULL DEFAULT 0,
     last_error   TEXT,
-    -- Of the row of the table parked that holds this one back, and what comes after it.
+    -- Id of the row of the table parked that keeps this one from being sent, and negative
+    -- once a person has said that it be.
     parked_id    INTEGER,
     created_at   INTEGER NOT NULL DEFAULT ({{.Now}}),
     CONSTRAINT {{.Prefix}}outbox_partitions CHECK (typeof(partition_no) = 'integer' AND partition_no BETWEEN 0 AND 15),
