@@ -25,7 +25,9 @@ const childVariable = "HEADRACE_TEST_CRASH_CHILD"
 type childConfig struct {
 	service
 
-	Kill killPoint
+	// Payments, where it names a bank, is the service instead.
+	Payments payments
+	Kill     killPoint
 }
 
 // killPoint says when a child kills itself: the Nth time that Who reaches Step.
@@ -54,7 +56,11 @@ func child(raw string) int {
 	const progressPipe = 3 // the first of exec.Cmd's ExtraFiles
 	r := &reporter{pipe: os.NewFile(progressPipe, "progress"), kill: cfg.Kill}
 	logger := quietLogger{watermill.NewSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)))}
-	if err := cfg.serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
+	serve := cfg.serve
+	if cfg.Payments.Bank != "" {
+		serve = cfg.Payments.serve
+	}
+	if err := serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
 		fmt.Fprintln(os.Stderr, "service failed:", err)
 		return 1
 	}
