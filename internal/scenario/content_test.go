@@ -73,8 +73,8 @@ func TestContentComesThroughOutboxAndBroker(t *testing.T) {
 	})
 }
 
-// A message that the broker will never take stays in the outbox, is reported,
-// and holds its key and no other.
+// A message that the broker will never take stays in the outbox, is parked with the
+// broker's reason, and holds its key and no other.
 func TestAMessageOverTheBrokersLimitIsKeptAndReported(t *testing.T) {
 	eachPair(t, func(t *testing.T, p pair) {
 		const limit = 50_000
@@ -98,13 +98,13 @@ func TestAMessageOverTheBrokersLimitIsKeptAndReported(t *testing.T) {
 			counts, err := w.st.CountOutbox(t.Context())
 			require.NoError(t, err)
 			require.Len(t, counts, 1)
-			return counts[0].Unsent == 2 && counts[0].Failing == 1 &&
+			return counts[0].Unsent == 2 && counts[0].Parked == 1 &&
 				strings.Contains(counts[0].LastError, brokers.ErrTooLarge.Error()), fmt.Sprintf("%+v", counts[0])
 		})
 		n, _ := acked.get("behind it")
 		require.Zero(t, n)
 		require.Equal(t, 1, w.count("SELECT count(*) FROM headrace_outbox WHERE message_id = 'too large'"))
-		// An operator discards it, and its key goes on.
+		// Somebody removes it by hand, and its key goes on. (For what operators do, see S04.)
 		w.must("DELETE FROM headrace_outbox WHERE message_id = 'too large'")
 		acked.wait(t, "behind it", 1)
 	})
