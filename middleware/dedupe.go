@@ -17,6 +17,7 @@ import (
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -25,8 +26,7 @@ import (
 var (
 	// ErrNoMessageID says that a message can't be told from others.
 	ErrNoMessageID = errors.New("message has no id to deduplicate by")
-	// ErrFingerprint says that a message came again with another payload: its
-	// producer uses an id twice.
+	// ErrFingerprint matches FingerprintError.
 	ErrFingerprint = errors.New("message id was used before for another payload")
 	// ErrNoOutbox says that a handler returned messages and there is no outbox
 	// for them: published after the commit, a crash would lose them.
@@ -38,6 +38,21 @@ var (
 	// The broker will deliver this one again.
 	ErrBusy = errors.New("another delivery of this message is still being handled")
 )
+
+// FingerprintError says that a message came again with another payload: its
+// producer uses an id twice. It matches ErrFingerprint.
+type FingerprintError struct {
+	Consumer, ID string
+	// Fingerprint is the second payload's SHA-256.
+	Fingerprint []byte
+}
+
+func (e *FingerprintError) Error() string {
+	return fmt.Sprintf("%v: message %q of consumer %q", ErrFingerprint, e.ID, e.Consumer)
+}
+
+// Is matches ErrFingerprint.
+func (e *FingerprintError) Is(target error) bool { return target == ErrFingerprint }
 
 // Outbox is where messages go that handlers return. *forwarder.Outbox is one.
 type Outbox interface {
@@ -212,6 +227,8 @@ type delivery struct {
 	consumer    string
 	id          string
 	fingerprint []byte
+	// ticket is Parking's, or nil.
+	ticket *parking.Ticket
 	// expires is zero for a message that doesn't.
 	expires time.Time
 	began   time.Time
@@ -252,18 +269,15 @@ func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
 	if err != nil {
 		return delivery{}, err
 	}
-	if why := msgmeta.GetMalformed(msg); why != "" {
-		return delivery{}, fmt.Errorf("middleware: message could not be parsed on receipt: %s", why)
-	}
-	id, err := d.cfg.Identity(msg)
+	ticket := d.ticketOf(msg)
+	id, err := d.identify(msg, ticket)
 	if err != nil {
-		return delivery{}, fmt.Errorf("%w: %w", ErrNoMessageID, err)
+		return delivery{}, err
 	}
-	if id == "" {
-		return delivery{}, fmt.Errorf("%w: its UUID is empty; producers other than Watermill may set none: "+
-			"give DedupeConfig.Identity a function that reads theirs", ErrNoMessageID)
+	if ticket != nil {
+		ticket.Identify(consumer, id)
 	}
-	dl := delivery{msg: msg, consumer: consumer, id: id, began: time.Now()}
+	dl := delivery{msg: msg, consumer: consumer, id: id, ticket: ticket, began: time.Now()}
 	if d.cfg.Fingerprint {
 		sum := sha256.Sum256(msg.Payload)
 		dl.fingerprint = sum[:]
@@ -285,11 +299,15 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 
 	verdict := store.Applied
 	err = d.store.InTx(d.about(outer, dl), func(ctx context.Context, tx store.Tx) (err error) {
-		verdict, err = d.decide(ctx, tx, dl)
-		if err != nil || verdict != store.Applied {
+		if verdict, err = d.decide(ctx, tx, dl); err != nil {
 			return err
 		}
-		return d.apply(ctx, dl, h)
+		if verdict == store.Applied {
+			if err := d.apply(ctx, dl, h); err != nil {
+				return err
+			}
+		}
+		return d.release(ctx, tx, dl, verdict)
 	})
 	if errors.Is(err, store.ErrLockTimeout) && verdict == "" {
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
@@ -307,21 +325,31 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 // decide records the message or finds out that it is known. The verdict is empty
 // while that is not known.
 func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Verdict, error) {
-	known, inserted, err := d.store.InsertInbox(ctx, store.InboxRow{
-		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Fingerprint: dl.fingerprint,
-	})
-	if err != nil {
-		return "", err
+	if ref, again := dl.reentry(); again {
+		return d.readmit(ctx, tx, dl, ref)
 	}
-	if inserted {
+	admission, known, err := d.admit(ctx, store.InboxRow{
+		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Fingerprint: dl.fingerprint,
+	}, dl.ticket)
+	switch {
+	case err != nil:
+		return "", err
+	case admission == store.Admitted:
 		step.Reach(ctx, step.DedupeInserted)
 		return d.expire(ctx, tx, dl)
+	case admission == store.Held:
+		_, err := dl.ticket.LineUp(ctx, d.store, tx)
+		step.Reach(ctx, step.LineWritten)
+		return store.Accepted, err
+	case !known.SameContent(dl.fingerprint):
+		return store.Duplicate, &FingerprintError{Consumer: dl.consumer, ID: dl.id, Fingerprint: dl.fingerprint}
 	}
-	if !known.SameContent(dl.fingerprint) {
-		return store.Duplicate, fmt.Errorf("%w: message %q of consumer %q", ErrFingerprint, dl.id, dl.consumer)
+	reason := ""
+	if known.Verdict.Open() {
+		reason = "it is kept, and will be handled"
 	}
 	return store.Duplicate, d.store.LogVerdict(ctx, tx, store.VerdictLogRow{
-		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Duplicate,
+		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Duplicate, Reason: reason,
 	})
 }
 

@@ -2,6 +2,8 @@
 // works alone on any router and subscriber, and several compose in one database
 // transaction.
 //
+// Parking belongs outside of Dedupe: it sees a failure when it has been rolled back.
+//
 // # Beside Watermill's own middlewares
 //
 // Outside of Dedupe (added before it) is the right side for all of them. There a

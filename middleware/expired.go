@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/store"
 )
+
+// ErrNoTimeToLive says that a message has a time to live, which can't be read.
+var ErrNoTimeToLive = errors.New("message's time to live can't be read")
 
 // expires returns when the message's time to live ends, or zero; zero as well for a
 // message for which a stage has done what can't be undone. While observing a message
@@ -22,7 +26,7 @@ func (d *Dedupe) expires(msg *message.Message) (time.Time, error) {
 		d.cfg.Logger.Error("A message's time to live can't be read", err, watermill.LogFields{"message_id": msg.UUID})
 		return time.Time{}, nil
 	case err != nil:
-		return time.Time{}, fmt.Errorf("middleware: the message's time to live can't be read: %w", err)
+		return time.Time{}, fmt.Errorf("middleware: %w: %w", ErrNoTimeToLive, err)
 	case !ok, begun.In(msg.Context()):
 		return time.Time{}, nil
 	}

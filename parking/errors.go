@@ -12,6 +12,15 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
+// Errors that are matched with errors.Is.
+var (
+	// ErrPutBack is a re-entry's outcome: the message has failed again, and is back in
+	// its line.
+	ErrPutBack = errors.New("the message is parked again")
+	// ErrLineFull says that a line has as many messages as it may, and takes no more.
+	ErrLineFull = errors.New("line is full")
+)
+
 // PanicError is what a handler has panicked with.
 type PanicError struct {
 	Value any
@@ -118,7 +127,7 @@ func Group(consumer string, class Class, err error) (errorType, hash, title stri
 	root := err
 	for range maxLinks {
 		cause := errors.Unwrap(root)
-		joined, ok := root.(interface{ Unwrap() []error }) //nolint:errorlint // this very link
+		joined, ok := root.(interface{ Unwrap() []error })
 		if ok && len(joined.Unwrap()) > 0 {
 			cause = joined.Unwrap()[len(joined.Unwrap())-1] // of fmt's several %w the last is the cause
 		}

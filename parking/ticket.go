@@ -19,6 +19,7 @@ type Ticket struct {
 	topic    string
 	held     *store.HeldRef
 	row      store.ParkedRow
+	bound    func(gate store.Gate) error
 
 	mu       sync.Mutex
 	line     store.Line
@@ -41,6 +42,10 @@ func NewReentry(ref store.HeldRef, row store.ParkedRow, original *message.Messag
 		inboxID: ref.InboxID, topic: row.Topic, original: original, held: &ref, row: row, finished: make(chan struct{}),
 	}
 }
+
+// Bound has LineUp ask f about the gate of a line that has become longer: its error
+// refuses the message. It must be called before the ticket is given away.
+func (t *Ticket) Bound(f func(gate store.Gate) error) { t.bound = f }
 
 type ticketKey struct{}
 
@@ -125,11 +130,16 @@ func (t *Ticket) LineUp(ctx context.Context, st *store.Store, tx store.Tx) (stor
 		return store.Gate{}, errors.New("parking: a message that is in its line already doesn't line up")
 	}
 	_, gate, err := st.LineUp(ctx, tx, t.Kept())
+	if err == nil && t.bound != nil {
+		err = t.bound(gate)
+	}
 	return gate, err
 }
 
-// Finish says what has become of a re-entry: nil once its outcome is written. Only
-// the first word counts.
+// Finish says what has become of a re-entry: nil when it was handled, ErrPutBack when it
+// has failed and stays in its line, which is written and has given the claim back.
+// Any other error says nothing of the message, and leaves the claim. Only the first
+// word counts.
 func (t *Ticket) Finish(outcome error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

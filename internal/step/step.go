@@ -25,6 +25,11 @@ const (
 	RelayBeforeConfirm = "relay.before-confirm"
 	RelayAfterConfirm  = "relay.after-confirm"
 
+	ParkDecided   = "park.decided"
+	ParkWritten   = "park.written"
+	ParkCommitted = "park.committed"
+	LineWritten   = "line.written"
+
 	EffectIntent   = "effect.intent"
 	EffectCalled   = "effect.called"
 	EffectRecorded = "effect.recorded"
