@@ -18,12 +18,13 @@ type AuditRow struct {
 	At time.Time
 	// Actor is who did it, at most 255 bytes of text. Required.
 	Actor string
-	// Action is what was done ("rename", "reset", "replay"), 16 bytes at most.
+	// Action is what was done ("rename", "reset", "retry"), 16 bytes at most.
 	Action string
 	// TargetKind and Target say to what; Target is stored as Identity says.
 	TargetKind string
 	Target     string
-	// Subject is the message key that it was about. Optional.
+	// Subject is the message key that it was about, as it is or as it is stored.
+	// Optional.
 	Subject string
 	// Details are what changed, as JSON; never payloads. Default: none.
 	Details map[string]any
@@ -31,8 +32,18 @@ type AuditRow struct {
 	Note string
 }
 
-// TargetConsumer is the TargetKind of what was done to a consumer's memory.
-const TargetConsumer = "consumer"
+// What changes are made to.
+const (
+	// TargetConsumer is the TargetKind of what was done to a consumer's memory.
+	TargetConsumer = "consumer"
+	// TargetParked is that of a kept message; Target is its id.
+	TargetParked = "parked"
+	// TargetKey is that of a key's line; Target is KeyTarget.
+	TargetKey = "key"
+)
+
+// KeyTarget is the Target of what was done to a line.
+func KeyTarget(line Line) string { return Identity(line.Consumer) + "/" + line.Line }
 
 const maxActor = 255
 
@@ -55,7 +66,7 @@ func (s *Store) InsertAudit(ctx context.Context, tx Tx, row AuditRow) error {
 	}
 	_, err := tx.ExecContext(ctx, "INSERT INTO "+s.names.audit+
 		" (actor, action, target_kind, target, subject, details, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
-		actor, row.Action, row.TargetKind, storedIdentity(row.Target), Identity(row.Subject), string(details),
+		actor, row.Action, row.TargetKind, storedIdentity(row.Target), storedIdentity(row.Subject), string(details),
 		reasonValue(row.Note))
 	if err != nil {
 		return fmt.Errorf("store: audit: %w", err)
