@@ -2,15 +2,18 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jmoiron/sqlx"
 )
 
-// RenameConsumer moves all that a consumer remembers, and its verdict log, to
-// another name, under which nothing may be remembered yet. It works in batches;
+// RenameConsumer moves all that a consumer remembers, its verdict log, and what is
+// parked with the lines that it holds to another name, under which nothing may be
+// remembered yet. It works in batches;
 // cut off, it goes on when it is run again with the same names, and until then the
 // two can't be changed otherwise. It returns how many rows were moved this time.
 //
@@ -29,17 +32,17 @@ func (s *Store) RenameConsumer(ctx context.Context, from, to string, change Cons
 		if err := s.beginRename(ctx, op, from, to); err != nil {
 			return err
 		}
-		err := op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
-			return s.renameInbox(ctx, tx, from, to, op.change.BatchSize)
-		})
-		if err != nil {
-			return err
-		}
-		err = op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
-			return s.renameLog(ctx, tx, from, to, op.change.BatchSize)
-		})
-		if err != nil {
-			return err
+		// Lines come first, each with all that is in it: cut off between the two, none
+		// may be without its gate, and no open message without its inbox row.
+		for _, rename := range []func(context.Context, Tx, string, string, int) (int64, error){
+			s.renameLines, s.renameInbox, s.renameParked, s.renameLog,
+		} {
+			err := op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
+				return rename(ctx, tx, from, to, op.change.BatchSize)
+			})
+			if err != nil {
+				return err
+			}
 		}
 		return s.InTx(ctx, func(ctx context.Context, tx Tx) error {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.meta+" WHERE name = ?", journalName(from)); err != nil {
@@ -151,11 +154,79 @@ func (s *Store) renameInbox(ctx context.Context, tx Tx, from, to string, limit i
 			return 0, err
 		}
 	}
-	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.inbox+" SET consumer = ? WHERE consumer = ? AND message_id IN (?)",
+	return int64(len(ids)), s.moveInbox(ctx, tx, from, to, ids)
+}
+
+func (s *Store) moveInbox(ctx context.Context, tx Tx, from, to string, ids []string) error {
+	_, err := s.execIn(ctx, tx, "UPDATE "+s.names.inbox+" SET consumer = ? WHERE consumer = ? AND message_id IN (?)",
 		to, from, ids)
 	if s.dialect.duplicateKey(err) {
-		return 0, fmt.Errorf("%w: a message that is open as %q is known as %q as well: %w", ErrOpenMessages, from, to, err)
+		return fmt.Errorf("%w: a message that is open as %q is known as %q as well: %w", ErrOpenMessages, from, to, err)
 	}
+	return err
+}
+
+// renameLines moves lines that are held, with their messages and the inbox rows of
+// those: as many as have limit messages, but at least one.
+func (s *Store) renameLines(ctx context.Context, tx Tx, from, to string, limit int) (moved int64, err error) {
+	var gates []struct {
+		Line    string `db:"line"`
+		Waiting int    `db:"waiting"`
+	}
+	err = tx.SelectContext(ctx, &gates, "SELECT line, kept - gone AS waiting FROM "+s.names.gates+
+		" WHERE consumer = ? ORDER BY line LIMIT ?", from, limit)
+	if err != nil || len(gates) == 0 {
+		return 0, err
+	}
+	var lines []string
+	for size := 0; len(lines) < len(gates) && size < limit; {
+		gate := gates[len(lines)]
+		lines, size = append(lines, gate.Line), size+1+gate.Waiting
+	}
+	// A claim is its former owner's, whatever the consumer is called: it ends here.
+	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.gates+" SET consumer = ?, claimed_by = '', claim_epoch = claim_epoch + 1 "+
+		"WHERE consumer = ? AND line IN (?)", to, from, lines)
+	if s.dialect.duplicateKey(err) {
+		return 0, fmt.Errorf("%w: a line that is held as %q is held as %q as well: %w", ErrConsumerTaken, from, to, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	query, args, err := sqlx.In("SELECT id, inbox_id FROM "+s.names.parked+" WHERE consumer = ? AND line IN (?)", from, lines)
+	if err != nil {
+		return 0, err
+	}
+	var rows []struct {
+		ID      int64          `db:"id"`
+		InboxID sql.NullString `db:"inbox_id"`
+	}
+	if err := tx.SelectContext(ctx, &rows, query, args...); err != nil {
+		return 0, err
+	}
+	for chunk := range slices.Chunk(rows, maxPurge) {
+		ids, inboxIDs := make([]int64, len(chunk)), make([]string, len(chunk))
+		for i, row := range chunk {
+			ids[i], inboxIDs[i] = row.ID, row.InboxID.String
+		}
+		if _, err := s.execIn(ctx, tx, "UPDATE "+s.names.parked+" SET consumer = ? WHERE id IN (?)", to, ids); err != nil {
+			return 0, err
+		}
+		if err := s.moveInbox(ctx, tx, from, to, inboxIDs); err != nil {
+			return 0, err
+		}
+	}
+	return int64(len(lines) + len(rows)), nil
+}
+
+// renameParked leaves the outbox's alone, which are a service's.
+func (s *Store) renameParked(ctx context.Context, tx Tx, from, to string, limit int) (int64, error) {
+	var ids []int64
+	err := tx.SelectContext(ctx, &ids, "SELECT id FROM "+s.names.parked+" WHERE consumer = ? AND origin <> 'outbox' LIMIT ?",
+		from, limit)
+	if err != nil || len(ids) == 0 {
+		return 0, err
+	}
+	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.parked+" SET consumer = ? WHERE id IN (?)", to, ids)
 	return int64(len(ids)), err
 }
 

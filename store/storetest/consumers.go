@@ -17,6 +17,7 @@ func testConsumers(t *testing.T, h Harness) {
 	each(t, h, []test{
 		{"AreRenamedWithAllTheyRemember", renameConsumer},
 		{"AreRenamedToTheEndWhenRunAgain", renameCutOff},
+		{"AreRenamedWithTheLinesTheyHold", renameLines},
 		{"KeepWhatWasHandledMeanwhile", renameMeets},
 		{"AreResetButForOpenMessages", resetConsumer},
 		{"AreReplayedFromAPoint", replayConsumer},
@@ -322,4 +323,57 @@ func oddChanges(t *testing.T, b *bundle) {
 	require.NoError(t, err)
 	require.LessOrEqual(t, len(rows[0].Actor), 255)
 	require.Zero(t, b.int(t, "SELECT count(*) FROM headrace_leases"))
+}
+
+// renameLines is cut off in its middle, too.
+func renameLines(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	remember(t, st, "c", 5)
+	const lines = 12
+	for i := range lines {
+		key := fmt.Sprint("k", i)
+		park(t, st, failed("c", key, "failed-"+key))
+		require.Equal(t, store.Held, arrived(t, st, "c", key, "behind-"+key))
+	}
+	pauseAll := store.KeyLine("c", "paused")
+	pause(t, st, pauseAll)
+	claims := claim(t, st, "gone")
+	for batches := range 2 {
+		b.cutOff(t, batches+1, func(change store.ConsumerChange) error {
+			_, err := st.RenameConsumer(t.Context(), "c", "new", change)
+			return err
+		})
+	}
+	// Whatever was moved by then is whole.
+	const alone = "SELECT count(*) FROM headrace_parked p WHERE line IS NOT NULL AND (" +
+		"NOT EXISTS (SELECT 1 FROM headrace_gates g WHERE g.consumer = p.consumer AND g.line = p.line) OR " +
+		"NOT EXISTS (SELECT 1 FROM headrace_inbox i WHERE i.consumer = p.consumer AND i.message_id = p.inbox_id))"
+	require.Zero(t, b.int(t, alone))
+	require.NotZero(t, b.int(t, "SELECT count(*) FROM headrace_gates WHERE consumer = 'new'"))
+	require.NotZero(t, b.int(t, "SELECT count(*) FROM headrace_gates WHERE consumer = 'c'"))
+	_, err := st.RenameConsumer(t.Context(), "c", "new", anna())
+	require.NoError(t, err)
+	for _, table := range []string{"inbox", "verdict_log", "gates", "parked"} {
+		require.Zero(t, b.int(t, "SELECT count(*) FROM headrace_"+table+" WHERE consumer = 'c'"), table)
+	}
+	require.Equal(t, store.Held, arrived(t, st, "new", "paused", "x"))
+	require.Equal(t, store.Admitted, arrived(t, st, "c", "k1", "x"), "nothing is left under the old name")
+	b.over(t)
+	handled := 0
+	for range 2 * lines {
+		taken, err := st.ClaimLines(t.Context(), "new", "heir", ttl, lines)
+		require.NoError(t, err)
+		for _, c := range taken {
+			for _, row := range line(t, st, c) {
+				require.NoError(t, handle(t.Context(), st, ref(c, row), row, nil))
+				handled++
+			}
+			_, err := st.EndClaim(t.Context(), c)
+			require.NoError(t, err)
+		}
+	}
+	require.Equal(t, 2*lines, handled)
+	_, err = st.EndClaim(t.Context(), claims[0])
+	require.NoError(t, err)
+	require.Equal(t, 1, b.int(t, "SELECT count(*) FROM headrace_gates"), "the paused one")
 }

@@ -22,6 +22,7 @@ func testLines(t *testing.T, h Harness) {
 		{"DoNotLetAnAdmissionWaitForALockedGate", admitDoesNotWait},
 		{"KeepMessagesByteForByte", parkedContent},
 		{"ForgetWhatIsRolledBack", parkRollback},
+		{"StayInOrderInARush", lineRush},
 	})
 }
 
