@@ -142,6 +142,7 @@ func (p *Parking) receive(msg *message.Message) (*held, error) {
 	}
 	if d.ticket = parking.TicketFrom(outer); d.ticket != nil {
 		d.again = true
+		d.ticket.Enter()
 		if ref, _ := d.ticket.Reentry(); ref.Consumer != store.Identity(consumer) {
 			err := fmt.Errorf("%w: %q, and the handler is %q", ErrUnbound, ref.Consumer, consumer)
 			d.ticket.Finish(err)

@@ -25,6 +25,7 @@ type Ticket struct {
 	line     store.Line
 	inboxID  string
 	taken    bool
+	entered  bool
 	outcome  error
 	finished chan struct{}
 }
@@ -81,6 +82,20 @@ func (t *Ticket) Taken() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.taken
+}
+
+// Enter says that a re-entry has reached Parking, which will Finish it.
+func (t *Ticket) Enter() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.entered = true
+}
+
+// Entered reports whether a re-entry has reached Parking.
+func (t *Ticket) Entered() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.entered
 }
 
 // Line is the message's line.

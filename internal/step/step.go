@@ -30,6 +30,11 @@ const (
 	ParkCommitted = "park.committed"
 	LineWritten   = "line.written"
 
+	ClaimTaken      = "claim.taken"
+	ReentrySent     = "reentry.sent"
+	ReentryFinished = "reentry.finished"
+	LineOpened      = "line.opened"
+
 	EffectIntent   = "effect.intent"
 	EffectCalled   = "effect.called"
 	EffectRecorded = "effect.recorded"
