@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/headrace-go/headrace/bench/relay"
 	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 	"github.com/headrace-go/headrace/store/pgxstore"
 )
@@ -56,31 +58,68 @@ func bare(ctx context.Context, env servers) (float64, error) {
 // withDedupe runs the same UPDATE in a handler under Dedupe.
 func withDedupe(ctx context.Context, env servers) (float64, error) {
 	return onPool(ctx, env, func(pool *pgxpool.Pool) (func(ctx context.Context, row int) error, func(), error) {
-		st, err := pgxstore.Open(ctx, pool, store.Config{Migrate: true})
+		g, err := guard(ctx, pool, nil)
 		if err != nil {
 			return nil, nil, err
 		}
-		dedupe, err := middleware.NewDedupe(st, middleware.DedupeConfig{Consumer: "bench.update"})
-		if err != nil {
-			return nil, nil, err
-		}
-		type rowKey struct{}
-		handler := dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
-			ctx := msg.Context()
-			tx, ok := pgxstore.Tx(ctx)
-			if !ok {
-				return nil, errors.New("no transaction in the message's context")
-			}
-			_, err := tx.Exec(ctx, "UPDATE bench_rows SET n = n + 1 WHERE id = $1", ctx.Value(rowKey{}))
-			return nil, err
-		})
-		return func(ctx context.Context, row int) error {
-			msg := message.NewMessageWithContext(context.WithValue(ctx, rowKey{}, row), watermill.NewUUID(), nil)
-			_, err := handler(msg)
-			return err
-		}, func() { _ = st.Close() }, nil
+		return g.handle, g.close, nil
 	})
 }
+
+const benchConsumer = "bench.update"
+
+// guarded is a handler that updates one row, behind Dedupe and perhaps Parking.
+type guarded struct {
+	store   *store.Store
+	handler message.HandlerFunc
+}
+
+func guard(ctx context.Context, pool *pgxpool.Pool, park *middleware.ParkingConfig) (*guarded, error) {
+	st, err := pgxstore.Open(ctx, pool, store.Config{Migrate: true})
+	if err != nil {
+		return nil, err
+	}
+	dedupe, err := middleware.NewDedupe(st, middleware.DedupeConfig{Consumer: benchConsumer})
+	if err != nil {
+		return nil, err
+	}
+	g := &guarded{store: st, handler: dedupe.Middleware(updateRow)}
+	if park != nil {
+		park.Consumer = benchConsumer
+		parking, err := middleware.NewParking(st, *park)
+		if err != nil {
+			return nil, err
+		}
+		g.handler = parking.Middleware(g.handler)
+	}
+	return g, nil
+}
+
+// updateRow is the handler; the message's payload is the row's number.
+func updateRow(msg *message.Message) ([]*message.Message, error) {
+	ctx := msg.Context()
+	tx, ok := pgxstore.Tx(ctx)
+	if !ok {
+		return nil, errors.New("no transaction in the message's context")
+	}
+	row, err := strconv.Atoi(string(msg.Payload))
+	if err != nil {
+		return nil, err
+	}
+	_, err = tx.Exec(ctx, "UPDATE bench_rows SET n = n + 1 WHERE id = $1", row)
+	return nil, err
+}
+
+// handle has a new message handled, whose key is its row.
+func (g *guarded) handle(ctx context.Context, row int) error {
+	number := strconv.Itoa(row)
+	msg := message.NewMessageWithContext(ctx, watermill.NewUUID(), []byte(number))
+	msgmeta.SetKey(msg, number)
+	_, err := g.handler(msg)
+	return err
+}
+
+func (g *guarded) close() { _ = g.store.Close() }
 
 type setupTransaction func(pool *pgxpool.Pool) (transaction func(ctx context.Context, row int) error, done func(), err error)
 

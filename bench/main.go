@@ -75,6 +75,7 @@ func all() []comparison {
 		relayVersusWatermill(),
 		relayMemory(),
 		purgeMemory(),
+		parkingIdleCost(),
 	}
 }
 
