@@ -49,9 +49,9 @@ const (
 	handled outcome = iota
 	// putBack: what has failed is recorded, and the claim given back with it.
 	putBack
-	// stopped: nothing is recorded, the claim is to be given back.
-	stopped
-	// notCounted is stopped after something that says nothing of the message, but may
+	// givenBack: nothing is recorded, the claim is to be given back.
+	givenBack
+	// notCounted is givenBack after something that says nothing of the message, but may
 	// happen again at once.
 	notCounted
 	// lost: somebody else has the line.
@@ -103,13 +103,13 @@ func (w *work) drain() outcome {
 			return notCounted
 		}
 		if len(rows) == 0 {
-			return stopped
+			return givenBack
 		}
 		read := s.cfg.Clock.Now()
 		for i := range rows {
 			row := &rows[i]
 			if !w.ready(row, s.cfg.Clock.Since(read)) {
-				return stopped
+				return givenBack
 			}
 			if got, ended := w.refuse(row, n == 0); ended {
 				return got
@@ -122,7 +122,7 @@ func (w *work) drain() outcome {
 			w.gone.Add(1)
 			full := s.inHand() >= s.cfg.Concurrency
 			if full && (n >= yieldMessages || s.cfg.Clock.Since(began) >= yieldAfter) {
-				return stopped // the line is due at once, behind others
+				return givenBack // the line is due at once, behind others
 			}
 		}
 	}
@@ -203,7 +203,7 @@ func (w *work) handle(row *store.ParkedRow) outcome {
 	select {
 	case s.out <- msg:
 	case <-s.stop.Done():
-		return stopped
+		return givenBack
 	case <-w.lost:
 		return lost
 	}
@@ -254,7 +254,7 @@ func (w *work) await(msg *message.Message, ticket *Ticket, row *store.ParkedRow)
 		case <-w.lost:
 			return lost
 		case <-w.sub.hands.Done():
-			return stopped
+			return givenBack
 		}
 	}
 }
@@ -273,7 +273,7 @@ func (w *work) finished(ticket *Ticket, row *store.ParkedRow) outcome {
 	case errors.Is(err, store.ErrClaimLost):
 		return lost
 	case errors.Is(err, store.ErrLinePaused), errors.Is(err, store.ErrParkedChanged):
-		return stopped
+		return givenBack
 	}
 	w.sub.cfg.Logger.Info("A kept message is handled again later: this time doesn't count",
 		w.fields(row).Add(watermill.LogFields{"cause": err.Error()}))
