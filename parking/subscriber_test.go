@@ -19,8 +19,6 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
-func TestMain(m *testing.M) { testenv.VerifyMain(m) }
-
 const consumer = "shop.orders"
 
 // errBoom is what the message has failed with, errBusy says nothing of it.
@@ -46,7 +44,7 @@ func dialect(kind string) store.Dialect {
 	return store.Dialect(kind)
 }
 
-func onEach(t *testing.T, f func(*yard)) {
+func onEachYard(t *testing.T, f func(*yard)) {
 	t.Helper()
 	for _, kind := range testenv.Databases(t) {
 		t.Run(kind, func(t *testing.T) {
@@ -195,7 +193,7 @@ func (y *yard) row(id int64) store.ParkedRow {
 
 func TestKeptMessagesComeBesideTheBrokers(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		broker := gochannel.NewGoChannel(gochannel.Config{}, nil)
 		y.park("k", 0, "1", "2", "3")
 		handler := y.guarded(y.st, func(ctx context.Context, msg *message.Message) error {
@@ -226,7 +224,7 @@ func TestKeptMessagesComeBesideTheBrokers(t *testing.T) {
 
 func TestADelayedTryIsNotMultipliedByInstances(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		const lines = 20
 		for i := range lines {
 			y.park(fmt.Sprint("k", i), 200*time.Millisecond, fmt.Sprint(i), fmt.Sprint(i, "-behind"))
@@ -246,7 +244,7 @@ func TestADelayedTryIsNotMultipliedByInstances(t *testing.T) {
 
 func TestWhatFailsAgainWaitsForItsNextTry(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		id := y.park("k", 0, "1", "2")
 		failures := 3
 		y.subscribe(y.st, nil, parking.SubscriberConfig{}, y.guarded(y.st, func(ctx context.Context, msg *message.Message) error {
@@ -265,7 +263,7 @@ func TestWhatFailsAgainWaitsForItsNextTry(t *testing.T) {
 
 func TestWhatSaysNothingOfAMessageIsNotCounted(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		id := y.park("k", 0, "1", "2")
 		times := 0
 		y.subscribe(y.st, nil, parking.SubscriberConfig{MaxPollInterval: 50 * time.Millisecond},
@@ -289,7 +287,7 @@ func TestWhatSaysNothingOfAMessageIsNotCounted(t *testing.T) {
 
 func TestAMessageThatMissesParkingWaitsForAPerson(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		id := y.park("k", 0, "1", "2")
 		y.subscribe(y.st, nil, parking.SubscriberConfig{}, func(*message.Message) error { return nil })
 		y.eventually("it is parked", func() bool { return y.row(id).Status == store.StatusParked })
@@ -299,7 +297,7 @@ func TestAMessageThatMissesParkingWaitsForAPerson(t *testing.T) {
 
 func TestWithoutDedupeTheSubscriberEndsAMessage(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		id := y.park("k", 0, "1", "2")
 		y.subscribe(y.st, nil, parking.SubscriberConfig{}, func(msg *message.Message) error {
 			ticket := parking.TicketFrom(msg.Context())
@@ -317,7 +315,7 @@ func TestWithoutDedupeTheSubscriberEndsAMessage(t *testing.T) {
 
 func TestAMessageThatStallsIsNotHandledForEver(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		id := y.park("k", 0, "1", "2")
 		for i := range 4 { // owners that end without a word
 			y.eventually("the claim before is over", func() bool {
@@ -336,7 +334,7 @@ func TestAMessageThatStallsIsNotHandledForEver(t *testing.T) {
 
 func TestALostClaimRollsBackAndIsNotCounted(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		if y.st.Dialect() == store.SQLite {
 			return // whose one writer is the handler
 		}
@@ -363,7 +361,7 @@ func TestALostClaimRollsBackAndIsNotCounted(t *testing.T) {
 
 func TestCloseWaitsForWhatIsInHandAndGivesLinesBack(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		y.park("k", 0, "1", "2", "3")
 		entered := make(chan struct{}, 3)
 		resume := make(chan struct{})
@@ -399,7 +397,7 @@ func TestCloseWaitsForWhatIsInHandAndGivesLinesBack(t *testing.T) {
 
 func TestARateBoundsWhatComesBack(t *testing.T) {
 	t.Parallel()
-	onEach(t, func(y *yard) {
+	onEachYard(t, func(y *yard) {
 		for i := range 6 {
 			y.park(fmt.Sprint("k", i), 0, fmt.Sprint(i))
 		}
