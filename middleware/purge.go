@@ -16,7 +16,8 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
-// PurgeConfig says when and how what Dedupe remembers is forgotten. Consumers is
+// PurgeConfig says when and how what Dedupe remembers is forgotten, and what else is
+// final and old. Consumers is
 // required.
 type PurgeConfig struct {
 	// Consumers are purged, each by itself: "service.handler", as in DedupeConfig.
@@ -28,6 +29,11 @@ type PurgeConfig struct {
 	// whose effect is forgotten would be made again: it must not be shorter than
 	// Window. Default 30 days, or Window. Effects that are open stay.
 	Effects time.Duration
+	// Parked is how long messages are kept that were parked and are final: handled,
+	// discarded or expired. Default 30 days. Those that are open stay.
+	Parked time.Duration
+	// Audit is how long it is kept what operators have changed. Default 365 days.
+	Audit time.Duration
 	// Schedule says when a purge begins, as a cron expression with five fields, in
 	// Location. Default "0 3 * * *": each night at three.
 	Schedule string
@@ -68,6 +74,12 @@ func (c PurgeConfig) withDefaults() PurgeConfig {
 	if c.Effects == 0 {
 		c.Effects = max(effectsWindow, c.Window)
 	}
+	if c.Parked == 0 {
+		c.Parked = parkedWindow
+	}
+	if c.Audit == 0 {
+		c.Audit = auditWindow
+	}
 	if c.Schedule == "" {
 		c.Schedule = "0 3 * * *"
 	}
@@ -102,7 +114,8 @@ func (c PurgeConfig) validate() (cron.Schedule, error) {
 	if len(c.Consumers) == 0 {
 		return nil, errors.New("middleware: PurgeConfig.Consumers is empty: name the consumers to purge, as \"service.handler\"")
 	}
-	if c.Window < 0 || c.QuietFor < 0 || c.Pause < 0 || c.LeaseTTL < time.Second || c.BatchSize < 0 || c.MaxBacklog < 0 {
+	if c.Window < 0 || c.Parked < 0 || c.Audit < 0 || c.QuietFor < 0 || c.Pause < 0 ||
+		c.LeaseTTL < time.Second || c.BatchSize < 0 || c.MaxBacklog < 0 {
 		return nil, errors.New("middleware: PurgeConfig's numbers must not be negative, and LeaseTTL at least a second")
 	}
 	if c.Effects < c.Window {
@@ -118,10 +131,15 @@ func (c PurgeConfig) validate() (cron.Schedule, error) {
 	return schedule, nil
 }
 
-const effectsWindow = 30 * 24 * time.Hour
+const (
+	effectsWindow = 30 * 24 * time.Hour
+	parkedWindow  = 30 * 24 * time.Hour
+	auditWindow   = 365 * 24 * time.Hour
+)
 
 // Purge forgets old messages at quiet hours, in small batches, in one instance at
-// a time. Messages with an open verdict are never forgotten. It is safe for
+// a time. What is open is never forgotten: messages without a final verdict, or that
+// are parked, and calls whose outcome isn't known. It is safe for
 // concurrent use.
 type Purge struct {
 	store    *store.Store
@@ -183,17 +201,25 @@ func (p *Purge) PurgeNow(ctx context.Context) {
 		}
 	}
 	// They belong to no consumer, and the hooks hear of consumers.
-	_, err := p.purge(ctx, effectsLease, quietUntil, &PurgeStats{}, func() (int64, error) {
-		return p.store.PurgeEffects(ctx, p.cfg.Effects, p.cfg.BatchSize)
-	})
-	if err != nil && ctx.Err() == nil {
-		p.cfg.Logger.Error("Purge of effects failed, the next one goes on", err, nil)
+	stats := PurgeStats{}
+	interrupted, err := p.purge(ctx, allConsumers, quietUntil, &stats,
+		func() (int64, error) { return p.store.PurgeEffects(ctx, p.cfg.Effects, p.cfg.BatchSize) },
+		func() (int64, error) { return p.store.PurgeParked(ctx, p.cfg.Parked, p.cfg.BatchSize) },
+		func() (int64, error) { return p.store.PurgeAudit(ctx, p.cfg.Audit, p.cfg.BatchSize) },
+	)
+	switch {
+	case err != nil && ctx.Err() == nil:
+		p.cfg.Logger.Error("Purge of effects, parked messages and the audit failed, the next one goes on", err, nil)
+	case stats.Purged > 0:
+		p.cfg.Logger.Info("Effects, parked messages and entries of the audit were forgotten", watermill.LogFields{
+			"rows": stats.Purged, "batches": stats.Batches, "interrupted": interrupted,
+		})
 	}
 }
 
-// effectsLease is what the purge of effects is called where consumers have their
-// names.
-const effectsLease = "effects"
+// allConsumers is what the purge of what belongs to no single consumer is called
+// where others have their consumers' names, which have a dot.
+const allConsumers = "effects"
 
 // Why a purge ends before it is done.
 const (
@@ -297,9 +323,18 @@ func (p *Purge) deepBacklog(ctx context.Context, consumer string) (bool, error) 
 	if p.cfg.Backlog == nil {
 		return false, nil
 	}
-	n, err := p.cfg.Backlog(ctx, consumer)
-	if err != nil {
-		return false, fmt.Errorf("middleware: ask for the backlog of %q: %w", consumer, err)
+	consumers := []string{consumer}
+	if consumer == allConsumers {
+		consumers = p.cfg.Consumers
 	}
-	return n > p.cfg.MaxBacklog, nil
+	for _, consumer := range consumers {
+		n, err := p.cfg.Backlog(ctx, consumer)
+		if err != nil {
+			return false, fmt.Errorf("middleware: ask for the backlog of %q: %w", consumer, err)
+		}
+		if n > p.cfg.MaxBacklog {
+			return true, nil
+		}
+	}
+	return false, nil
 }

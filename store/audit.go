@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -74,44 +76,94 @@ func (s *Store) InsertAudit(ctx context.Context, tx Tx, row AuditRow) error {
 	return nil
 }
 
-// AuditOf returns the last changes of a target, oldest first, at most limit.
-func (s *Store) AuditOf(ctx context.Context, kind, target string, limit int) ([]AuditRow, error) {
+// AuditFilter says which changes are listed. What is empty isn't asked for.
+type AuditFilter struct {
+	TargetKind string
+	// Target and Subject may be given as they are or as they are stored.
+	Target, Subject string
+	Actor, Action   string
+	// Since is when the oldest was made, by the database's clock.
+	Since time.Time
+	// Before lists those older than the one with this ID, to go on with a list.
+	Before int64
+}
+
+// ListAudit returns the last changes that operators have made, youngest first, at
+// most limit.
+func (s *Store) ListAudit(ctx context.Context, f AuditFilter, limit int) ([]AuditRow, error) {
+	where, args := f.where(s.dialect)
 	var rows []auditRow
 	err := s.withConn(ctx, func(conn *sqlx.Conn) (err error) {
-		rows, err = s.auditOf(ctx, conn, kind, target, limit)
-		return err
+		rows = nil
+		query := s.auditQuery() + where + " ORDER BY id DESC LIMIT ?"
+		return conn.SelectContext(ctx, &rows, s.dialect.rebind(query), append(args, limit)...)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("store: read the audit of %q: %w", Identity(target), err)
+		return nil, fmt.Errorf("store: read the audit: %w", err)
 	}
 	changes := make([]AuditRow, len(rows))
 	for i, row := range rows {
-		changes[len(rows)-1-i] = row.change(kind, target)
+		changes[i] = row.change()
 	}
 	return changes, nil
 }
 
-func (s *Store) auditOf(ctx context.Context, conn *sqlx.Conn, kind, target string, limit int) (rows []auditRow, err error) {
-	query := s.dialect.rebind("SELECT id, actor, action, subject, details, note, " + s.dialect.micros("at") +
-		" AS at_us FROM " + s.names.audit + " WHERE target_kind = ? AND target = ? ORDER BY id DESC LIMIT ?")
-	err = conn.SelectContext(ctx, &rows, query, kind, storedIdentity(target), limit)
-	return rows, err
+func (f AuditFilter) where(d Dialect) (where string, args []any) {
+	var conditions []string
+	add := func(condition string, arg any) {
+		conditions, args = append(conditions, condition), append(args, arg)
+	}
+	for _, c := range []struct{ column, value string }{
+		{"target_kind", f.TargetKind},
+		{"target", storedIdentity(f.Target)},
+		{"subject", storedIdentity(f.Subject)},
+		{"actor", plainText(f.Actor, maxActor)},
+		{"action", f.Action},
+	} {
+		if c.value != "" {
+			add(c.column+" = ?", c.value)
+		}
+	}
+	if !f.Since.IsZero() {
+		add("at >= "+d.fromMicros(), f.Since.UnixMicro())
+	}
+	if f.Before > 0 {
+		add("id < ?", f.Before)
+	}
+	if len(conditions) == 0 {
+		return "", nil
+	}
+	return " WHERE " + strings.Join(conditions, " AND "), args
+}
+
+// AuditOf returns the last changes of a target, oldest first, at most limit.
+func (s *Store) AuditOf(ctx context.Context, kind, target string, limit int) ([]AuditRow, error) {
+	changes, err := s.ListAudit(ctx, AuditFilter{TargetKind: kind, Target: target}, limit)
+	slices.Reverse(changes)
+	return changes, err
+}
+
+func (s *Store) auditQuery() string {
+	return "SELECT id, actor, action, target_kind, target, subject, details, note, " + s.dialect.micros("at") +
+		" AS at_us FROM " + s.names.audit
 }
 
 type auditRow struct {
-	ID      int64          `db:"id"`
-	At      int64          `db:"at_us"`
-	Actor   string         `db:"actor"`
-	Action  string         `db:"action"`
-	Subject string         `db:"subject"`
-	Details string         `db:"details"`
-	Note    sql.NullString `db:"note"`
+	ID         int64          `db:"id"`
+	At         int64          `db:"at_us"`
+	Actor      string         `db:"actor"`
+	Action     string         `db:"action"`
+	TargetKind string         `db:"target_kind"`
+	Target     string         `db:"target"`
+	Subject    string         `db:"subject"`
+	Details    string         `db:"details"`
+	Note       sql.NullString `db:"note"`
 }
 
-func (r auditRow) change(kind, target string) AuditRow {
+func (r auditRow) change() AuditRow {
 	row := AuditRow{
-		ID: r.ID, At: timeFromMicros(r.At), Actor: r.Actor, Action: r.Action, TargetKind: kind,
-		Target: storedIdentity(target), Subject: r.Subject, Note: r.Note.String,
+		ID: r.ID, At: timeFromMicros(r.At), Actor: r.Actor, Action: r.Action, TargetKind: r.TargetKind,
+		Target: r.Target, Subject: r.Subject, Note: r.Note.String,
 	}
 	if json.Unmarshal([]byte(r.Details), &row.Details) != nil { // somebody else's row: shown without
 		row.Details = nil

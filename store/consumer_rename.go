@@ -13,9 +13,9 @@ import (
 
 // RenameConsumer moves all that a consumer remembers, its verdict log, and what is
 // parked with the lines that it holds to another name, under which nothing may be
-// remembered yet. It works in batches;
-// cut off, it goes on when it is run again with the same names, and until then the
-// two can't be changed otherwise. It returns how many rows were moved this time.
+// remembered yet. It works in batches, in which a line stays whole; cut off, it goes
+// on when it is run again with the same names, and until then the two can't be
+// changed otherwise. It returns how many rows were moved this time.
 //
 // Errors match ErrUnknownConsumer, ErrConsumerTaken, ErrConsumerLive,
 // ErrConsumerChanging or ErrNoActor. Names may be given as they are stored.
@@ -33,9 +33,11 @@ func (s *Store) RenameConsumer(ctx context.Context, from, to string, change Cons
 			return err
 		}
 		// Lines come first, each with all that is in it: cut off between the two, none
-		// may be without its gate, and no open message without its inbox row.
+		// may be without its gate, and no open message without its inbox row: whoever finds
+		// none takes the message for one that was decided and forgotten. And last again,
+		// as a person may have paused a key meanwhile.
 		for _, rename := range []func(context.Context, Tx, string, string, int) (int64, error){
-			s.renameLines, s.renameInbox, s.renameParked, s.renameLog,
+			s.renameLines, s.renameInbox, s.renameParked, s.renameLog, s.renameLines,
 		} {
 			err := op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
 				return rename(ctx, tx, from, to, op.change.BatchSize)
@@ -86,6 +88,9 @@ func (s *Store) beginRename(ctx context.Context, op *operation, from, to string)
 	if err := s.known(ctx, to); err == nil {
 		return fmt.Errorf("%w: messages are remembered as %q, and it could not be told which are whose", ErrConsumerTaken, to)
 	} else if !errors.Is(err, ErrUnknownConsumer) {
+		return err
+	}
+	if err := s.noLines(ctx, to); err != nil {
 		return err
 	}
 	text, err := json.Marshal(journal{From: from, To: to, Actor: plainText(op.change.Actor, maxActor)})
@@ -183,15 +188,6 @@ func (s *Store) renameLines(ctx context.Context, tx Tx, from, to string, limit i
 		gate := gates[len(lines)]
 		lines, size = append(lines, gate.Line), size+1+gate.Waiting
 	}
-	// A claim is its former owner's, whatever the consumer is called: it ends here.
-	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.gates+" SET consumer = ?, claimed_by = '', claim_epoch = claim_epoch + 1 "+
-		"WHERE consumer = ? AND line IN (?)", to, from, lines)
-	if s.dialect.duplicateKey(err) {
-		return 0, fmt.Errorf("%w: a line that is held as %q is held as %q as well: %w", ErrConsumerTaken, from, to, err)
-	}
-	if err != nil {
-		return 0, err
-	}
 	query, args, err := sqlx.In("SELECT id, inbox_id FROM "+s.names.parked+" WHERE consumer = ? AND line IN (?)", from, lines)
 	if err != nil {
 		return 0, err
@@ -203,19 +199,52 @@ func (s *Store) renameLines(ctx context.Context, tx Tx, from, to string, limit i
 	if err := tx.SelectContext(ctx, &rows, query, args...); err != nil {
 		return 0, err
 	}
-	for chunk := range slices.Chunk(rows, maxPurge) {
-		ids, inboxIDs := make([]int64, len(chunk)), make([]string, len(chunk))
-		for i, row := range chunk {
-			ids[i], inboxIDs[i] = row.ID, row.InboxID.String
-		}
-		if _, err := s.execIn(ctx, tx, "UPDATE "+s.names.parked+" SET consumer = ? WHERE id IN (?)", to, ids); err != nil {
+	// Locked in the order in which everybody does: inbox, gates, parked messages.
+	ids, inboxIDs := make([]int64, len(rows)), make([]string, len(rows))
+	for i, row := range rows {
+		ids[i], inboxIDs[i] = row.ID, row.InboxID.String
+	}
+	slices.Sort(inboxIDs)
+	for chunk := range slices.Chunk(inboxIDs, maxPurge) {
+		if err := s.moveInbox(ctx, tx, from, to, chunk); err != nil {
 			return 0, err
 		}
-		if err := s.moveInbox(ctx, tx, from, to, inboxIDs); err != nil {
+	}
+	// A claim is its former owner's, whatever the consumer is called: it ends here.
+	_, err = s.execIn(ctx, tx, "UPDATE "+s.names.gates+" SET consumer = ?, claimed_by = '', claim_epoch = claim_epoch + 1 "+
+		"WHERE consumer = ? AND line IN (?)", to, from, lines)
+	if s.dialect.duplicateKey(err) {
+		return 0, fmt.Errorf("%w: a line that is held as %q is held as %q as well: %w", ErrConsumerTaken, from, to, err)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for chunk := range slices.Chunk(ids, maxPurge) {
+		if _, err := s.execIn(ctx, tx, "UPDATE "+s.names.parked+" SET consumer = ? WHERE id IN (?)", to, chunk); err != nil {
 			return 0, err
 		}
 	}
 	return int64(len(lines) + len(rows)), nil
+}
+
+// noLines refuses a name under which lines are held or messages were parked.
+func (s *Store) noLines(ctx context.Context, consumer string) error {
+	return s.withConn(ctx, func(conn *sqlx.Conn) error {
+		for _, from := range []string{
+			s.names.gates + " WHERE consumer = ?", s.names.parked + " WHERE consumer = ? AND origin <> 'outbox'",
+		} {
+			var one int
+			err := conn.GetContext(ctx, &one, s.dialect.rebind("SELECT 1 FROM "+from+" LIMIT 1"), consumer)
+			if err == nil {
+				return fmt.Errorf("%w: messages were parked as %q, and it could not be told which are whose",
+					ErrConsumerTaken, consumer)
+			}
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // renameParked leaves the outbox's alone, which are a service's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/url"
 	"strings"
 )
@@ -50,9 +51,21 @@ func (s *Store) Present(ctx context.Context, consumer string) ([]Lease, error) {
 	return s.liveLeases(ctx, PresencePrefix+leasedConsumer(consumer)+"/")
 }
 
-// Changing lists the leases of those who change what a consumer remembers now.
+// Changing lists the leases of those who change what a consumer remembers now. A
+// rename that was begun and not finished counts, and its actor for the owner.
 func (s *Store) Changing(ctx context.Context, consumer string) ([]Lease, error) {
-	return s.liveLeases(ctx, operationLease(consumer))
+	leases, err := s.liveLeases(ctx, operationLease(consumer))
+	if err != nil || len(leases) > 0 {
+		return leases, err
+	}
+	begun, err := s.unfinished(ctx, storedIdentity(consumer))
+	if err != nil {
+		return nil, fmt.Errorf("store: look for renames of %q: %w", storedIdentity(consumer), err)
+	}
+	if begun != nil {
+		leases = append(leases, Lease{Name: operationLease(consumer), Owner: begun.Actor})
+	}
+	return leases, nil
 }
 
 func (s *Store) liveLeases(ctx context.Context, prefix string) ([]Lease, error) {

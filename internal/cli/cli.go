@@ -111,7 +111,7 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 	flags.DurationVar(&a.connectTimeout, "connect-timeout", 10*time.Second, "how long to try to reach the database or broker")
 	flags.BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.AddCommand(
-		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.scheduled(), a.conformance(), a.backlog(),
+		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.audit(), a.scheduled(), a.conformance(), a.backlog(),
 	)
 	return root
 }

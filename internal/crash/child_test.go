@@ -27,7 +27,9 @@ type childConfig struct {
 
 	// Payments, where it names a bank, is the service instead.
 	Payments payments
-	Kill     killPoint
+	// Rename: it is no service, but `headrace consumer rename`.
+	Rename *renaming
+	Kill   killPoint
 }
 
 // killPoint says when a child kills itself: the Nth time that Who reaches Step.
@@ -57,8 +59,11 @@ func child(raw string) int {
 	r := &reporter{pipe: os.NewFile(progressPipe, "progress"), kill: cfg.Kill}
 	logger := quietLogger{watermill.NewSlogLogger(slog.New(slog.NewTextHandler(os.Stderr, nil)))}
 	serve := cfg.serve
-	if cfg.Payments.Bank != "" {
+	switch {
+	case cfg.Payments.Bank != "":
 		serve = cfg.Payments.serve
+	case cfg.Rename != nil:
+		serve = cfg.rename
 	}
 	if err := serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
 		fmt.Fprintln(os.Stderr, "service failed:", err)

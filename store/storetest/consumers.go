@@ -24,6 +24,7 @@ func testConsumers(t *testing.T, h Harness) {
 		{"GoOnWithAReplayThatWasCutOff", replayCutOff},
 		{"AreLeftAloneWhileTheyRun", liveConsumer},
 		{"RefuseOddChanges", oddChanges},
+		{"AreRenamedWithWhatIsParked", renameParked},
 	})
 }
 

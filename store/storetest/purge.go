@@ -17,6 +17,7 @@ func testPurge(t *testing.T, h Harness) {
 		{"OnlyFinalRowsOlderThanTheWindow", purgeDue},
 		{"InBatches", purgeBatches},
 		{"BesideItself", purgeConcurrently},
+		{"OfWhatWasParkedAndOfTheAudit", purgeParked},
 	})
 }
 

@@ -1,5 +1,5 @@
 -- +goose Up
--- What operators have changed. Never purged by itself, never holds payloads.
+-- What operators have changed. It never holds payloads.
 CREATE TABLE IF NOT EXISTS {{.Audit}} (
     id          BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,
     at          DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),

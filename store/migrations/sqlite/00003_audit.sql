@@ -1,5 +1,5 @@
 -- +goose Up
--- What operators have changed. Never purged by itself, never holds payloads.
+-- What operators have changed. It never holds payloads.
 CREATE TABLE {{.Audit}} (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     at          INTEGER NOT NULL DEFAULT ({{.Now}}),
