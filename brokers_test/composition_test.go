@@ -40,7 +40,7 @@ func TestCompositionUnprotected(t *testing.T) {
 				h.Without = []conformance.Protection{protection}
 				// By these faults dozens are doubled or lost: none at all, by chance, isn't
 				// to be expected in anybody's lifetime.
-				h.Handlings, h.Seed = 400, 1
+				h.Handlings, h.Seed = 200, 1
 				h.Patience = 20 * time.Second
 				report, err := conformance.Check(t.Context(), h, conformance.Options{
 					Only: regexp.MustCompile("^composition/a ring of two services$"),

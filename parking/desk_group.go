@@ -157,7 +157,7 @@ func (r *retrying) wait(ctx context.Context) error {
 		}
 		if !now.Before(r.next) {
 			r.next = now
-			return stopped(ctx)
+			return interrupted(ctx)
 		}
 		until := r.next
 		if r.o.Follow && r.look.Before(until) {
@@ -245,11 +245,11 @@ func (d *Desk) sleep(ctx context.Context, pause time.Duration) error {
 	case <-timer.Chan():
 		return nil
 	case <-ctx.Done():
-		return stopped(ctx)
+		return interrupted(ctx)
 	}
 }
 
-func stopped(ctx context.Context) error {
+func interrupted(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("parking: stopped: %w", err)
 	}
