@@ -210,6 +210,27 @@ func (h *holds) park(row store.OutboxRow) {
 	h.lines[lineOf(row)] = l
 }
 
+// parked returns the rows that hold their lines because they are parked.
+func (h *holds) parked() (ids []int64) {
+	for _, l := range h.lines {
+		if l.parked {
+			ids = append(ids, l.from)
+		}
+	}
+	return ids
+}
+
+// judge ends the holds of parked rows that still does not have any more: their lines
+// are read again from there.
+func (h *holds) judge(still map[int64]bool) {
+	for key, l := range h.lines {
+		if l.parked && !l.open && !still[l.from] {
+			l.parked, l.until = false, time.Time{}
+			h.lines[key] = l
+		}
+	}
+}
+
 // routeFailed notes a row that failed, or was not tried because others of its
 // route did.
 func (h *holds) routeFailed(row store.OutboxRow, failures int) {

@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 
@@ -57,4 +58,21 @@ func (p *partition) why(f failure) store.ParkedRow {
 	}
 	row.ErrorType, row.ErrorGroup, row.ErrorTitle = parking.Group(f.row.Service, class, f.err)
 	return row
+}
+
+// findJudged looks as often as an idle forwarder looks at the outbox for parked rows
+// that a person has released or discarded: rescans, which find them too, may be rare.
+func (p *partition) findJudged(ctx context.Context, now time.Time) error {
+	ids := p.holds.parked()
+	if len(ids) == 0 || now.Sub(p.judged) < p.f.cfg.MaxPollInterval {
+		return nil
+	}
+	p.judged = now
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	still, err := p.f.store.StillParked(ctx, p.id, ids)
+	if err == nil {
+		p.holds.judge(still)
+	}
+	return err
 }

@@ -204,6 +204,52 @@ func TestAParkedRowHoldsItsLineAfterFailover(t *testing.T) {
 	})
 }
 
+// Rescans are as rare as they are costly. What a person has judged is found all the
+// same.
+func TestWhatIsJudgedIsFoundWithoutARescan(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		to := broker{refuse: tooLarge}
+		cfg := relaying()
+		cfg.RescanInterval = time.Hour
+		b.run(t, &to, cfg)
+		b.huge(t, "bad 1")
+		b.publish(t, "topic", "k", "1")
+		b.huge(t, "bad 2")
+		b.publish(t, "topic", "k", "2")
+		first := b.parked(t, 1)[0]
+		require.Equal(t, "bad 1", first.MessageID)
+		require.NoError(t, b.discard(t, first.ID))
+		second := b.parked(t, 1)[0]
+		b.edit(t, second.ID, "small")
+		require.NoError(t, b.release(t, second.ID))
+		b.eventuallyWaiting(t, 0)
+		require.Equal(t, []string{"1", "bad 2", "2"}, to.ids("k"))
+	})
+}
+
+// What waits behind a parked message for a night may be more than can be read between
+// two rescans.
+func TestALongLineBehindAParkedMessageKeepsNobodyFromWhatFollows(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		to := broker{refuse: tooLarge}
+		keys := siblings(2)
+		msg := keyed("bad")
+		msg.Payload = []byte("huge")
+		msgmeta.SetKey(msg, keys[0])
+		require.NoError(t, b.outbox.Publish(t.Context(), "topic", msg))
+		const behind = 200
+		b.publish(t, "topic", keys[0], sequence("behind", behind)...)
+		b.publish(t, "topic", keys[1], "1", "2")
+		cfg := relaying()
+		cfg.BatchSize, cfg.RescanInterval = 5, time.Nanosecond
+		b.run(t, &to, cfg)
+		b.eventuallyWaiting(t, behind+1)
+		b.publish(t, "topic", keys[1], "3")
+		b.eventuallyWaiting(t, behind+1)
+		require.Equal(t, []string{"1", "2", "3"}, to.ids(""))
+	})
+}
+
 func TestWhoDecidesOnAParkedMessageTwiceIsTold(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		to := broker{refuse: tooLarge}

@@ -35,6 +35,13 @@ type partition struct {
 	cursor     int64
 	rescanned  time.Time
 	rescanCost time.Duration
+	// reading is how long the scan under way has been reading: what is published
+	// meanwhile is no cost of looking again.
+	reading time.Duration
+	// moved: something was published since the scan began.
+	moved bool
+	// judged is when it was asked last whether parked rows still are.
+	judged     time.Time
 	confirming sync.WaitGroup
 	unsettled  atomic.Bool
 	// sent are the rows that are published and perhaps not yet confirmed.
@@ -113,6 +120,9 @@ func (p *partition) pause(ctx context.Context, d time.Duration) {
 // drain relays until no row is left that is not held.
 func (p *partition) drain(ctx context.Context) error {
 	began := p.f.cfg.Clock.Now()
+	if err := p.findJudged(ctx, began); err != nil {
+		return err
+	}
 	after, whole := p.startFrom(p.cursor, began)
 	// A scan that ends early has opened holds whose rows it may not have read: the
 	// next one begins at the beginning, or later rows of theirs would overtake.
@@ -131,7 +141,7 @@ func (p *partition) drain(ctx context.Context) error {
 			complete = true
 			p.holds.scanned()
 			if whole {
-				p.rescanCost = p.f.cfg.Clock.Since(began)
+				p.rescanCost = p.reading
 			}
 			return nil
 		}
@@ -151,10 +161,12 @@ func (p *partition) drain(ctx context.Context) error {
 			p.cursor = unsent - 1
 			return nil
 		}
-		if now := p.f.cfg.Clock.Now(); now.Sub(began) > p.f.cfg.RescanInterval {
-			// A long drain must not put off late commits and due retries.
+		if now := p.f.cfg.Clock.Now(); now.Sub(began) > p.f.cfg.RescanInterval && p.moved {
+			// A long drain must not put off late commits and due retries. One that only
+			// reads what is held would begin again and again, and never come to its end.
 			began = now
-			after, whole = p.startFrom(after, now)
+			next, again := p.startFrom(after, now)
+			after, whole = next, again || whole && next == after
 		}
 	}
 	return nil
@@ -171,7 +183,9 @@ const readTimeout = time.Minute
 func (p *partition) read(ctx context.Context, after int64) ([]store.OutboxRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	began := p.f.cfg.Clock.Now()
 	rows, err := p.f.store.ReadOutbox(ctx, p.id, after, p.limit.rows, p.f.cfg.BatchBytes)
+	p.reading += p.f.cfg.Clock.Since(began)
 	p.limit.learn(rows, err)
 	return rows, err
 }
@@ -179,11 +193,12 @@ func (p *partition) read(ctx context.Context, after int64) ([]store.OutboxRow, e
 // startFrom returns the id to read after: the beginning when a rescan is due, the
 // first failed row when its pause is over, otherwise where reading has got to.
 func (p *partition) startFrom(cursor int64, now time.Time) (after int64, whole bool) {
+	p.moved = false
 	// A rescan may take a twentieth of the time, however long it takes.
 	interval := max(p.f.cfg.RescanInterval, 20*p.rescanCost)
 	if p.rescanned.IsZero() || now.Sub(p.rescanned) >= interval || p.unsettled.Load() {
 		p.settle()
-		p.rescanned = now
+		p.rescanned, p.reading = now, 0
 		p.holds.scan(beforeAll, now)
 		return beforeAll, true
 	}
@@ -241,6 +256,7 @@ func (p *partition) relay(ctx context.Context, rows []store.OutboxRow) (unsent i
 	out := p.f.sender.send(ctx, ready, p.holds, func() bool { return ctx.Err() == nil && p.owned() })
 	parked := p.remember(ctx, out)
 	p.confirm(ctx, out.published)
+	p.moved = p.moved || len(out.published) > 0
 	stats := PublishStats{
 		Partition: p.id.Number, Published: len(out.published), Failed: len(out.failed), Parked: parked,
 		Held: len(rows) - len(out.published) - len(out.failed),

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -150,6 +151,29 @@ func (s *Store) ConfirmReleased(ctx context.Context, lease Lease, row OutboxRow)
 		return false, fmt.Errorf("store: confirm released message %q: %w", Identity(row.MessageID), err)
 	}
 	return removed, nil
+}
+
+// StillParked returns which of a partition's rows are parked.
+func (s *Store) StillParked(ctx context.Context, partition Partition, ids []int64) (still map[int64]bool, err error) {
+	still = make(map[int64]bool, len(ids))
+	for some := range slices.Chunk(ids, insertChunk) {
+		query, args, err := sqlx.In("SELECT id FROM "+s.names.outbox+
+			" WHERE service = ? AND partition_no = ? AND id IN (?) AND parked_id > 0", partition.Service, partition.Number, some)
+		if err != nil {
+			return nil, err
+		}
+		var found []int64
+		err = s.withConn(ctx, func(conn *sqlx.Conn) error {
+			return conn.SelectContext(ctx, &found, s.dialect.rebind(query), args...)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("store: look for parked rows of the outbox: %w", err)
+		}
+		for _, id := range found {
+			still[id] = true
+		}
+	}
+	return still, nil
 }
 
 // ParkedInOutbox says what of a service is parked in the outbox, and what waits.
