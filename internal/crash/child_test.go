@@ -29,7 +29,9 @@ type childConfig struct {
 	Payments payments
 	// Rename: it is no service, but `headrace consumer rename`.
 	Rename *renaming
-	Kill   killPoint
+	// Relaying, where it names a broker, relays only.
+	Relaying relaying
+	Kill     killPoint
 }
 
 // killPoint says when a child kills itself: the Nth time that Who reaches Step.
@@ -64,6 +66,8 @@ func child(raw string) int {
 		serve = cfg.Payments.serve
 	case cfg.Rename != nil:
 		serve = cfg.rename
+	case cfg.Relaying.Broker != "":
+		serve = cfg.Relaying.serve
 	}
 	if err := serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
 		fmt.Fprintln(os.Stderr, "service failed:", err)

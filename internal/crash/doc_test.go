@@ -10,7 +10,9 @@
 // drained, and compares (checker_test.go) what it sent with what the tables
 // hold. Other tests stop a service in its own process, or take the database and
 // the broker away from under it (outage_test.go). A service that calls a bank
-// (payments_test.go) is killed at each point of a call (effects_test.go).
+// (payments_test.go) is killed at each point of a call (effects_test.go), and a relay
+// (relaying_test.go) at each point of parking what its broker refuses
+// (outgoing_test.go).
 //
 // The tests read Headrace's own tables only to learn that all is drained, and which
 // calls wait for a person.
