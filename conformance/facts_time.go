@@ -282,11 +282,11 @@ func checkDelayByHeadrace(t *Trial) Observation {
 
 func checkBackoff(t *Trial) Observation {
 	const (
-		grown = 4 // times
-		slow  = time.Second
-		none  = time.Millisecond
+		failures = 8
+		slow     = time.Second // from where on fewer failures have to do
+		slowMin  = 4
+		slowMax  = 5
 	)
-	failures, some := 8, 3
 	c := t.Subscribe(groupOne)
 	t.Publish(t.Message("a"))
 	var pauses []time.Duration
@@ -295,16 +295,28 @@ func checkBackoff(t *Trial) Observation {
 		began := time.Now()
 		d.Nack()
 		d = c.NextAgain()
-		pauses = append(pauses, time.Since(began).Round(none))
-		if pauses[0] >= slow {
-			failures, some = 4, 1
+		pauses = append(pauses, time.Since(began).Round(time.Millisecond))
+		if n := len(pauses); pauses[0] >= slow && (n == slowMax || n >= slowMin && backedOff(pauses, n-1, 1)) {
+			break
 		}
 	}
 	d.Ack()
-	// A busy machine makes any pause longer, and none shorter.
-	if last := slices.Min(pauses[failures-some:]); last <= none || last < grown*slices.Min(pauses[:some]) {
+	early, late := 3, 3
+	if len(pauses) < failures {
+		early, late = len(pauses)-1, 1
+	}
+	if !backedOff(pauses, early, late) {
 		return Lacks("pauses of %v", pauses)
 	}
 
 	return HoldsWith("pauses of %v", pauses)
+}
+
+// backedOff compares the shortest of the first pauses with the shortest of the last: a
+// busy machine makes any pause longer, and none shorter.
+func backedOff(pauses []time.Duration, early, late int) bool {
+	const grown = 4 // times
+	last := slices.Min(pauses[len(pauses)-late:])
+
+	return last > time.Millisecond && last >= grown*slices.Min(pauses[:early])
 }
