@@ -31,7 +31,9 @@ type childConfig struct {
 	Rename *renaming
 	// Relaying, where it names a broker, relays only.
 	Relaying relaying
-	Kill     killPoint
+	// Warehouse, where it names a database, is.
+	Warehouse warehouse
+	Kill      killPoint
 }
 
 // killPoint says when a child kills itself: the Nth time that Who reaches Step.
@@ -68,6 +70,8 @@ func child(raw string) int {
 		serve = cfg.rename
 	case cfg.Relaying.Broker != "":
 		serve = cfg.Relaying.serve
+	case cfg.Warehouse.Database != "":
+		serve = cfg.Warehouse.serve
 	}
 	if err := serve(step.With(ctx, r.reach), logger, watcher{r.up, r.published}); err != nil {
 		fmt.Fprintln(os.Stderr, "service failed:", err)

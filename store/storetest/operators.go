@@ -184,7 +184,14 @@ func operatorPauses(t *testing.T, b *bundle) {
 	require.False(t, opened, "empty, but a person holds it")
 	require.Equal(t, store.Held, arrived(t, st, "c", "k", "2"))
 	require.NoError(t, resume())
-	require.Len(t, claim(t, st, "one"), 1)
+	c = claimed(t, st, "one")
+	pause(t, st, key)
+	b.over(t)
+	require.Empty(t, claim(t, st, "two"), "nor when its owner has died")
+	gate, err := st.GateOf(t.Context(), key)
+	require.NoError(t, err)
+	require.False(t, gate.Due)
+	require.NotEqual(t, c.Epoch, gate.ClaimEpoch)
 }
 
 func operatorNotes(t *testing.T, b *bundle) {
