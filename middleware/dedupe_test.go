@@ -29,15 +29,23 @@ type bundle struct {
 
 func setup(t *testing.T, kind string) *bundle {
 	t.Helper()
-	db := testenv.Open(t, testenv.Database(t, kind))
+	return setupOn(t, kind, testenv.Database(t, kind), true)
+}
+
+// setupOn uses a database that others may use, too; the first one makes its table.
+func setupOn(t *testing.T, kind, address string, first bool) *bundle {
+	t.Helper()
+	db := testenv.Open(t, address)
 	dialect := map[string]store.Dialect{"postgres": store.Postgres, "mariadb": store.MySQL, "sqlite": store.SQLite}[kind]
 	st, err := store.Open(t.Context(), db, store.Config{Dialect: dialect, Migrate: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, st.Close()) })
-	_, err = db.ExecContext(t.Context(), "CREATE TABLE stock (product int PRIMARY KEY, quantity int NOT NULL)")
-	require.NoError(t, err)
-	_, err = db.ExecContext(t.Context(), "INSERT INTO stock VALUES (1, 0)")
-	require.NoError(t, err)
+	if first {
+		_, err = db.ExecContext(t.Context(), "CREATE TABLE stock (product int PRIMARY KEY, quantity int NOT NULL)")
+		require.NoError(t, err)
+		_, err = db.ExecContext(t.Context(), "INSERT INTO stock VALUES (1, 0)")
+		require.NoError(t, err)
+	}
 	outbox, err := forwarder.NewOutbox(st, forwarder.OutboxConfig{})
 	require.NoError(t, err)
 	return &bundle{st, db, outbox}

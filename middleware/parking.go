@@ -102,6 +102,10 @@ func (p *Parking) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	}
 }
 
+// Valve tells whether the store is there. Give it to the handlers' Subscribers
+// (parking.SubscriberConfig.Valve), so that they take nothing on while it isn't.
+func (p *Parking) Valve() *parking.Valve { return p.cfg.Valve }
+
 type parkingKey struct{}
 
 // observe says what would have been put aside.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/internal/hold"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
@@ -130,6 +131,7 @@ func (d *held) wait() error {
 	if d.joined() != nil { // its transaction is lost in any case
 		return store.ErrUnreachable
 	}
+	defer hold.Keep(d.outer)()
 	d.p.cfg.Logger.Info("Waiting for the database, with a message in hand", d.fields())
 	return d.p.cfg.Valve.Wait(d.outer)
 }

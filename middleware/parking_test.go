@@ -71,11 +71,11 @@ func (p *parked) row(id int64) store.ParkedRow {
 	return row
 }
 
-// release has a person say that a message be tried again.
-func (p *parked) release(id int64) {
+// release has a person say that the first message be tried again.
+func (p *parked) release() {
 	p.t.Helper()
 	require.NoError(p.t, p.st.InTx(p.t.Context(), func(ctx context.Context, tx store.Tx) error {
-		_, err := p.st.ReleaseParked(ctx, tx, id, store.Release{By: "anna"})
+		_, err := p.st.ReleaseParked(ctx, tx, 1, store.Release{By: "anna"})
 		return err
 	}))
 }
@@ -171,7 +171,7 @@ func TestLaterMessagesOfAKeyLineUpAndComeInOrder(t *testing.T) {
 		require.Equal(t, []string{"1"}, p.runs)
 		require.Empty(t, p.comeBack(), "it waits for a person")
 
-		p.release(1)
+		p.release()
 		require.Equal(t, []error{nil, nil, nil, nil}, other.comeBack())
 		require.Equal(t, []string{"5", "6", "1", "2", "3", "4"}, other.runs)
 		require.Equal(t, 6, p.quantity(t))
@@ -197,7 +197,7 @@ func TestAKeptMessageThatFailsAgainUsesItsDelaysAndThenWaitsForAPerson(t *testin
 		require.Equal(t, 3, p.row(1).Attempts)
 		require.Len(t, p.row(1).History, 3)
 		require.Empty(t, p.comeBack())
-		p.release(1)
+		p.release()
 		require.Equal(t, []error{parking.ErrPutBack}, p.comeBack())
 		require.Equal(t, store.StatusDelayed, p.row(1).Status, "a person's word gives it all its tries again")
 		require.Zero(t, p.quantity(t))
@@ -336,7 +336,7 @@ func TestAProducersSecondPayloadIsParked(t *testing.T) {
 		require.ErrorIs(t, err, store.ErrNotParked, "once is enough")
 		require.NoError(t, p.send("2", "sku"))
 		require.Equal(t, 2, p.quantity(t), "its key flows")
-		p.release(1)
+		p.release()
 		require.Equal(t, []error{nil}, p.comeBack())
 		require.Equal(t, 3, p.quantity(t))
 	})

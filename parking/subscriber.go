@@ -38,6 +38,10 @@ type SubscriberConfig struct {
 	// MaxStalls is how many processes in a row a message may end before it waits for a
 	// person. Default 3.
 	MaxStalls int
+	// Valve tells whether the store is there: while it isn't, nothing more is taken from
+	// the broker. It must be Parking's (ParkingConfig.Valve), which notices. Default:
+	// none, and it is taken all the same.
+	Valve *Valve
 	// Clock is for tests. Default: the real one.
 	Clock clockwork.Clock
 	// Logger gets failures, and what was kept for a person. Default: none.
@@ -263,9 +267,17 @@ func (s *subscription) signal() {
 	}
 }
 
-// forward passes on what the broker delivers, until its subscription ends.
+// forward passes on what the broker delivers, until its subscription ends. While the
+// store is away the broker keeps what it has: in a handler it could only wait.
 func (s *subscription) forward() {
-	for msg := range s.in {
+	for {
+		if s.cfg.Valve != nil {
+			_ = s.cfg.Valve.Pass(s.stop) // after its end, what still comes is given back
+		}
+		msg, more := <-s.in
+		if !more {
+			return
+		}
 		select {
 		case s.out <- msg:
 		case <-s.stop.Done():

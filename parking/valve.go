@@ -2,6 +2,7 @@ package parking
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go"
@@ -15,6 +16,12 @@ import (
 type Valve struct {
 	store *store.Store
 	cfg   ValveConfig
+	// asking is held by the one that asks.
+	asking chan struct{}
+
+	mu sync.Mutex
+	// opened is closed when the store is there again; nil while nobody has missed it.
+	opened chan struct{}
 }
 
 // ValveConfig says how a store is asked whether it is there.
@@ -43,7 +50,7 @@ func (c ValveConfig) withDefaults() ValveConfig {
 
 // NewValve returns the valve of a store.
 func NewValve(st *store.Store, cfg ValveConfig) *Valve {
-	return &Valve{store: st, cfg: cfg.withDefaults()}
+	return &Valve{store: st, cfg: cfg.withDefaults(), asking: make(chan struct{}, 1)}
 }
 
 // Open asks whether the store is there. The end of ctx is no answer, and counts as
@@ -54,13 +61,56 @@ func (v *Valve) Open(ctx context.Context) bool {
 	return v.store.DB().PingContext(asked) == nil || ctx.Err() != nil
 }
 
-// Wait returns when the store is there, or with ctx's error.
+// Wait returns when the store is there, or with ctx's error. Of all that wait one
+// asks.
 func (v *Valve) Wait(ctx context.Context) error {
+	opened := v.shut()
+	select {
+	case <-opened:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err() //nolint:wrapcheck // a context's
+	case v.asking <- struct{}{}:
+		defer func() { <-v.asking }()
+	}
+	select {
+	case <-opened: // while this one waited to ask
+		return nil
+	default:
+	}
 	policy := retrypolicy.NewBuilder[bool]().WithMaxRetries(-1).HandleResult(false).
 		WithBackoff(v.cfg.Interval, v.cfg.MaxInterval).Build()
 	_, err := failsafe.With(policy).WithContext(ctx).Get(func() (bool, error) { return v.Open(ctx), ctx.Err() })
 	if err == nil {
 		err = ctx.Err()
 	}
+	if err == nil {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.opened = nil
+		close(opened)
+	}
 	return err //nolint:wrapcheck // a context's
+}
+
+// shut says that somebody waits, until the channel is closed.
+func (v *Valve) shut() chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.opened == nil {
+		v.opened = make(chan struct{})
+	}
+	return v.opened
+}
+
+// Pass waits as Wait does where somebody has found that the store isn't there, and
+// else costs nothing. It is for those who would take on more.
+func (v *Valve) Pass(ctx context.Context) error {
+	v.mu.Lock()
+	shut := v.opened != nil
+	v.mu.Unlock()
+	if !shut {
+		return nil
+	}
+	return v.Wait(ctx)
 }

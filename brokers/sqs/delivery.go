@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 
 	"github.com/headrace-go/headrace/brokers/internal/delivery"
+	"github.com/headrace-go/headrace/internal/hold"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/msgmeta"
 )
@@ -60,12 +61,15 @@ func (s *subscription) deliver(in *message.Message) {
 	in.SetContext(ctx)
 
 	out := in.Copy()
-	out.SetContext(ctx)
+	keeper := &keeper{sub: s, msg: out, receipt: receipt}
+	out.SetContext(hold.With(ctx, keeper.keep))
 	if !s.handOut(out, receipt) {
 		s.show(out, receipt, 0) // for another consumer, at once
 		return
 	}
-	switch delivery.Await(out, delivery.Wait{Stop: s.stop.Done(), Drain: s.settings.drain}) {
+	outcome := delivery.Await(out, delivery.Wait{Stop: s.stop.Done(), Drain: s.settings.drain})
+	keeper.end()
+	switch outcome {
 	case delivery.Acked:
 		step.Reach(out.Context(), step.AckBefore)
 		s.remove(out, receipt)
