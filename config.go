@@ -12,6 +12,7 @@ import (
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -43,6 +44,12 @@ type Config struct {
 	// checks them, and `headrace migrate up` makes them.
 	Migrate bool
 
+	// Park puts aside what a handler can't handle (middleware.Parking): it is acked,
+	// kept in the database, tried again later, and at last left to a person; later
+	// messages of its key wait behind it. Each handler's subscriber must then be
+	// wrapped: see Plugin.Subscriber. Default false: what fails is nacked.
+	Park bool
+
 	// Key gives each published message's key, which then must have one: messages
 	// of one key are sent in order. Only what Watermill's PoisonQueue puts aside
 	// may be without. Default: the metadata entry msgmeta.Key, and messages
@@ -61,15 +68,19 @@ type Config struct {
 	// is protected, relayed and remembered. Default: none.
 	Logger watermill.LoggerAdapter
 	// Hooks are told what happens, in all parts: store.TxHook,
-	// middleware.VerdictHook, middleware.PurgeHook, forwarder.PublishHook.
+	// middleware.VerdictHook, middleware.ParkHook, middleware.PurgeHook,
+	// forwarder.PublishHook.
 	Hooks []any
 
-	// Store, Dedupe, Purge and Forwarder hold the parts' finer settings. A field
-	// that exists above too is taken from there when it is set there. The
-	// database's dialect is asked for where Store doesn't say it, and
-	// Forwarder.Name is the host's name by default.
+	// Store, Dedupe, Parking, Reentry, Purge and Forwarder hold the parts' finer
+	// settings. A field that exists above too is taken from there when it is set
+	// there. The database's dialect is asked for where Store doesn't say it, and
+	// Forwarder.Name is the host's name by default. Parking's Identity is Dedupe's, and
+	// Reentry is what brings back what was parked.
 	Store     store.Config
 	Dedupe    middleware.DedupeConfig
+	Parking   middleware.ParkingConfig
+	Reentry   parking.SubscriberConfig
 	Purge     middleware.PurgeConfig
 	Forwarder forwarder.Config
 }
@@ -89,6 +100,11 @@ func (c Config) validate() error {
 		return errors.New("headrace: Config.Dedupe.Outbox is New's to make; leave it empty")
 	case c.Forwarder.Service != "":
 		return errors.New("headrace: Config.Forwarder.Service is Config.Service; leave it empty")
+	case c.Parking.Consumer != "" || c.Reentry.Consumer != "":
+		return errors.New("headrace: Config.Parking.Consumer and Config.Reentry.Consumer would be shared by every handler; " +
+			"leave them empty")
+	case c.Parking.WithoutDedupe:
+		return errors.New("headrace: Config.Parking.WithoutDedupe is wrong here: New puts Dedupe behind Parking")
 	case c.Dedupe.Consumer != "":
 		return errors.New("headrace: Config.Dedupe.Consumer would be shared by every handler, " +
 			"so that one would swallow another's messages; leave it empty")
@@ -108,17 +124,27 @@ func (c Config) spread() Config {
 	if c.Key != nil {
 		c.Dedupe.Key = c.Key
 	}
+	c.Parking.Service, c.Parking.Identity, c.Parking.Observe = c.Service, c.Dedupe.Identity, c.Observe
+	if c.Parking.Key == nil {
+		c.Parking.Key = c.Dedupe.Key
+	}
 	if c.Purge.Window == 0 {
 		c.Purge.Window = c.Dedupe.Window
 	}
 	if c.Logger != nil {
-		c.Store.Logger, c.Dedupe.Logger, c.Purge.Logger, c.Forwarder.Logger = c.Logger, c.Logger, c.Logger, c.Logger
+		for _, logger := range []*watermill.LoggerAdapter{
+			&c.Store.Logger, &c.Dedupe.Logger, &c.Parking.Logger, &c.Reentry.Logger, &c.Purge.Logger, &c.Forwarder.Logger,
+		} {
+			*logger = c.Logger
+		}
 	}
 	c.Forwarder.Service = c.Service
 	if c.Forwarder.Name == "" {
 		c.Forwarder.Name = hostName()
 	}
-	for _, hooks := range []*[]any{&c.Store.Hooks, &c.Dedupe.Hooks, &c.Purge.Hooks, &c.Forwarder.Hooks} {
+	for _, hooks := range []*[]any{
+		&c.Store.Hooks, &c.Dedupe.Hooks, &c.Parking.Hooks, &c.Purge.Hooks, &c.Forwarder.Hooks,
+	} {
 		*hooks = append((*hooks)[:len(*hooks):len(*hooks)], c.Hooks...)
 	}
 	return c

@@ -54,6 +54,7 @@ type Plugin struct {
 	db        *sql.DB
 	store     *store.Store
 	dedupe    *middleware.Dedupe
+	parking   *middleware.Parking // nil without Config.Park
 	presence  *middleware.Presence
 	forwarder *forwarder.Forwarder
 	// destinations are the real publishers.
@@ -64,7 +65,9 @@ type Plugin struct {
 	outboxes map[string]*forwarder.Outbox
 	watch    *watch
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// bound are the handlers whose subscribers are wrapped.
+	bound  map[string]bool
 	closed bool
 	// started says that the forwarder was started, which it can be once; relaying
 	// that it has not ended.
@@ -111,7 +114,7 @@ func New(ctx context.Context, db *sql.DB, cfg Config) (*Plugin, error) {
 	p := &Plugin{
 		cfg: cfg, db: db, store: st, watch: unattached,
 		publishers: map[string]message.Publisher{}, outboxes: map[string]*forwarder.Outbox{},
-		drains: map[*forwarder.Forwarder]struct{}{},
+		drains: map[*forwarder.Forwarder]struct{}{}, bound: map[string]bool{},
 	}
 	if err := p.build(); err != nil {
 		return nil, errors.Join(err, st.Close())
@@ -144,6 +147,15 @@ func (p *Plugin) build() (err error) {
 	}
 	if p.dedupe, err = middleware.NewDedupe(p.store, p.cfg.Dedupe); err != nil {
 		return fmt.Errorf("headrace: %w", err)
+	}
+	if p.cfg.Park {
+		if p.parking, err = middleware.NewParking(p.store, p.cfg.Parking); err != nil {
+			return fmt.Errorf("headrace: %w", err)
+		}
+		// What is wrong with its configuration is said now.
+		if _, err = p.reentry("any", nil); err != nil {
+			return err
+		}
 	}
 	p.presence, err = middleware.NewPresence(p.store, middleware.PresenceConfig{
 		Name: hostName(), Logger: p.cfg.Dedupe.Logger,
@@ -218,17 +230,29 @@ func (p *Plugin) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	return p.protect(h)
 }
 
-// protect is Dedupe's middleware. A handler is known at the latest when its first
-// message comes.
+// protect is Dedupe's middleware, behind Parking's where that is wanted. A handler is
+// known at the latest when its first message comes.
 func (p *Plugin) protect(h message.HandlerFunc) message.HandlerFunc {
 	protected := p.dedupe.Middleware(h)
-	var first sync.Once
+	if p.parking != nil {
+		protected = p.parking.Middleware(protected)
+	}
+	var (
+		first   sync.Once
+		unbound error
+	)
 	return func(msg *message.Message) ([]*message.Message, error) {
 		first.Do(func() {
 			if handler := message.HandlerNameFromCtx(msg.Context()); handler != "" {
 				p.presence.Add(p.consumer(handler))
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				unbound = p.checkBound([]string{handler})
 			}
 		})
+		if unbound != nil {
+			return nil, unbound
+		}
 		return protected(msg)
 	}
 }

@@ -37,6 +37,9 @@ func (p *Plugin) Attach(router *message.Router) error {
 			"give Attach to router.AddPlugin before Run")
 	}
 	handlers := slices.Sorted(maps.Keys(router.Handlers()))
+	if err := p.checkBound(handlers); err != nil {
+		return err
+	}
 	purge, err := p.purge(p.consumers(handlers))
 	if err != nil {
 		return err
@@ -73,6 +76,7 @@ func (p *Plugin) announce(handlers []string) {
 	}
 	fields := watermill.LogFields{
 		"service": p.cfg.Service, "database": p.cfg.Store.Dialect, "observe": p.cfg.Observe, "strict": p.cfg.Store.Strict,
+		"parks":     p.parks(),
 		"relays_to": strings.Join(slices.Sorted(maps.Keys(p.destinations)), ","),
 		"remembers": cmp.Or(p.cfg.Dedupe.Window, middleware.DefaultWindow),
 	}
