@@ -125,6 +125,18 @@ type setupTransaction func(pool *pgxpool.Pool) (transaction func(ctx context.Con
 
 // onPool runs transactions for a fixed time in a schema of their own.
 func onPool(ctx context.Context, env servers, setup setupTransaction) (perSecond float64, err error) {
+	return inSchema(ctx, env, func(pool *pgxpool.Pool) (float64, error) {
+		transaction, done, err := setup(pool)
+		if err != nil {
+			return 0, err
+		}
+		defer done()
+		return hammer(ctx, transaction)
+	})
+}
+
+// inSchema measures on a pool with a schema of its own, which has the rows.
+func inSchema(ctx context.Context, env servers, measure func(pool *pgxpool.Pool) (float64, error)) (float64, error) {
 	setting := relaySetting(env)
 	schema := relay.NewSchemaName()
 	if err := setting.CreateSchema(ctx, schema); err != nil {
@@ -149,12 +161,7 @@ func onPool(ctx context.Context, env servers, setup setupTransaction) (perSecond
 	if err != nil {
 		return 0, err
 	}
-	transaction, done, err := setup(pool)
-	if err != nil {
-		return 0, err
-	}
-	defer done()
-	return hammer(ctx, transaction)
+	return measure(pool)
 }
 
 // hammer counts the transactions after a short warm-up.

@@ -76,6 +76,7 @@ func all() []comparison {
 		relayMemory(),
 		purgeMemory(),
 		parkingIdleCost(),
+		parkingDrain(),
 	}
 }
 
