@@ -38,8 +38,8 @@ func NewDesk(st *store.Store, cfg DeskConfig) *Desk {
 	return &Desk{st: st, cfg: cfg}
 }
 
-// maxQueue bounds how far a line is counted.
-const maxQueue = 1000
+// MaxQueue is how far the messages around one in its line are counted.
+const MaxQueue = 1000
 
 // Item is a kept message in a list. Its content, error chain and history are left out.
 type Item struct {
@@ -48,14 +48,14 @@ type Item struct {
 }
 
 // List lists kept messages in the order in which they were kept: at most limit,
-// behind the one with the id after. Queue counts to 1,000. Errors match
+// behind the one with the id after. Queue counts to MaxQueue. Errors match
 // store.ErrFilter.
 func (d *Desk) List(ctx context.Context, f store.ParkedFilter, after int64, limit int) ([]Item, error) {
 	rows, err := d.st.ListParked(ctx, f, after, limit)
 	if err != nil {
 		return nil, err
 	}
-	queues, err := d.st.QueuesOf(ctx, rows, maxQueue)
+	queues, err := d.st.QueuesOf(ctx, rows, MaxQueue)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (d *Desk) Get(ctx context.Context, id int64) (Whole, error) {
 		return Whole{}, explain(id, err)
 	}
 	whole := Whole{Item: Item{ParkedRow: row}}
-	queues, err := d.st.QueuesOf(ctx, []store.ParkedRow{row}, maxQueue)
+	queues, err := d.st.QueuesOf(ctx, []store.ParkedRow{row}, MaxQueue)
 	if err != nil {
 		return Whole{}, err
 	}
@@ -165,7 +165,10 @@ func explain(id int64, err error) error {
 		}
 	}
 	if already := (*store.StatusError)(nil); errors.As(err, &already) {
-		return fmt.Errorf("parking: %w", err)
+		return fmt.Errorf("parking: %w", already)
 	}
 	return err
 }
+
+// Actor is who works at the desk.
+func (d *Desk) Actor() string { return d.cfg.Actor }

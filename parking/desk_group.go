@@ -38,20 +38,48 @@ type Progress struct {
 	Left time.Duration
 }
 
+// missing refuses the messages that were named and aren't there.
+func (r *retrying) missing(ids []int64, marks []store.ParkedMark) {
+	there := map[int64]bool{}
+	for _, mark := range marks {
+		there[mark.ID] = true
+	}
+	for _, id := range ids {
+		if there[id] {
+			continue
+		}
+		there[id] = true // once
+		r.p.Total++
+		r.refuse(id, explain(id, store.ErrNotParked))
+	}
+}
+
+func (r *retrying) refuse(id int64, why error) {
+	r.p.Refused++
+	if r.o.Refused != nil {
+		r.o.Refused(id, why)
+	}
+}
+
 // lookEvery is how often it is looked what has become of messages.
 const lookEvery = time.Second
 
 // RetryAll is Retry for every message that a filter picks when it begins: what fails
 // again isn't picked again, nor is what somebody else has had tried again since. By
-// default it picks those that wait for a person or for their next try. What is refused
-// is left alone; any other error ends it, and it can be called again.
+// default it picks those that wait for a person or for their next try, or each that
+// ParkedFilter.IDs names. What is refused is left alone; any other error ends it, and
+// it can be called again.
 //
 // Errors match store.ErrFilter, and the context's own when it ends before.
 func (d *Desk) RetryAll(ctx context.Context, f store.ParkedFilter, o GroupOptions) (Progress, error) {
 	if o.Rate < 0 || o.Limit < 0 {
 		return Progress{}, errors.New("parking: a rate or a limit is not negative")
 	}
-	if len(f.Status) == 0 {
+	byName := len(f.IDs) > 0 && len(f.Status) == 0
+	switch {
+	case byName:
+		f.Status = everyStatus[:] // each is to be accounted for
+	case len(f.Status) == 0:
 		f.Status = []store.ParkedStatus{store.StatusDelayed, store.StatusParked}
 	}
 	marks, err := d.marks(ctx, f, o.Limit)
@@ -60,6 +88,9 @@ func (d *Desk) RetryAll(ctx context.Context, f store.ParkedFilter, o GroupOption
 	}
 	r := &retrying{d: d, o: o, attempts: map[int64]int{}}
 	r.p.Total = len(marks)
+	if byName && o.Limit == 0 {
+		r.missing(f.IDs, marks)
+	}
 	r.next, r.look = d.cfg.Clock.Now(), d.cfg.Clock.Now().Add(lookEvery)
 	for _, mark := range marks {
 		if err := r.release(ctx, mark); err != nil {
@@ -120,11 +151,8 @@ func (r *retrying) release(ctx context.Context, mark store.ParkedMark) error {
 			r.attempts[mark.ID] = row.Attempts
 			r.p.Open++
 		}
-	case refusal(err):
-		r.p.Refused++
-		if r.o.Refused != nil {
-			r.o.Refused(mark.ID, err)
-		}
+	case IsRefusal(err):
+		r.refuse(mark.ID, err)
 	default:
 		return fmt.Errorf("parking: %d of %d messages are released: %w", r.p.Released, r.p.Total, err)
 	}
@@ -132,10 +160,11 @@ func (r *retrying) release(ctx context.Context, mark store.ParkedMark) error {
 	return nil
 }
 
-// refusal reports whether an error is about one message, and not about others.
-func refusal(err error) bool {
+// IsRefusal reports whether an error of a Desk is about the message that it names, so
+// that others may do better.
+func IsRefusal(err error) bool {
 	for _, about := range []error{
-		store.ErrStatus, store.ErrNotParked, store.ErrRedacted, ErrNeedsEdit, ErrInReview, ErrInHand,
+		store.ErrStatus, store.ErrNotParked, store.ErrRedacted, ErrNeedsEdit, ErrInReview, ErrNotInReview, ErrInHand,
 	} {
 		if errors.Is(err, about) {
 			return true

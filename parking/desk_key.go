@@ -14,7 +14,7 @@ type KeyState struct {
 	// Gate is nil when the key isn't held: what comes for it is handled at once.
 	Gate *store.Gate
 	// Head is the first message of the line, nil when there is none. Its Queue says how
-	// many are behind it, to 1,000.
+	// many are behind it, to MaxQueue.
 	Head *Item
 	// Audit has the last changes that people have made to the line, oldest first.
 	Audit []store.AuditRow

@@ -98,6 +98,7 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
   headrace status --json
   headrace doctor --broker kafka://localhost:9092 --window 168h
   headrace inbox why 5b1f6f0c-6a3c-4f7e-9d43-2f1f6c9a7e11
+  headrace parked ls --by-error
   headrace conformance kafka://localhost:9092`,
 		Version:       version(),
 		SilenceErrors: true,
@@ -111,7 +112,8 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 	flags.DurationVar(&a.connectTimeout, "connect-timeout", 10*time.Second, "how long to try to reach the database or broker")
 	flags.BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.AddCommand(
-		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.audit(), a.scheduled(), a.conformance(), a.backlog(),
+		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.parked(), a.key(), a.review(), a.audit(), a.scheduled(),
+		a.conformance(), a.backlog(),
 	)
 	return root
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -25,17 +26,38 @@ type signature struct {
 }
 
 func (g *signature) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&g.as, "as", "", "`NAME` of who does this, for the audit (default $"+envActor+", or user@host)")
-	cmd.Flags().StringVar(&g.note, "note", "", "why, for the audit")
+	g.who(cmd)
 	cmd.Flags().BoolVar(&g.yes, "yes", false, "don't ask")
 }
 
+// who registers the flags of a change that needs no question.
+func (g *signature) who(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&g.as, "as", "", "`NAME` of who does this, for the audit (default $"+envActor+", or user@host)")
+	cmd.Flags().StringVar(&g.note, "note", "", "why, for the audit")
+}
+
 func (g *signature) change(a *app) (store.ConsumerChange, error) {
+	actor, err := g.actor(a)
+	return store.ConsumerChange{Actor: actor, Note: g.note}, err
+}
+
+func (g *signature) actor(a *app) (string, error) {
 	actor := cmp.Or(strings.TrimSpace(g.as), strings.TrimSpace(a.Getenv(envActor)), systemActor())
 	if actor == "" {
-		return store.ConsumerChange{}, fmt.Errorf("%w: pass --as NAME or set %s", store.ErrNoActor, envActor)
+		return "", fmt.Errorf("%w: pass --as NAME or set %s", store.ErrNoActor, envActor)
 	}
-	return store.ConsumerChange{Actor: actor, Note: g.note}, nil
+	return actor, nil
+}
+
+// signed opens the tables for somebody at the desk who changes something.
+func (a *app) signed(
+	ctx context.Context, sign *signature, f func(*session, *store.Store, *parking.Desk) error,
+) error {
+	actor, err := sign.actor(a)
+	if err != nil {
+		return err
+	}
+	return a.desk(ctx, parking.DeskConfig{Actor: actor, Note: sign.note}, f)
 }
 
 // systemActor is who the operating system says this is, or "".
