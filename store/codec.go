@@ -45,6 +45,9 @@ func (s *Store) codecName() string {
 
 // unseal returns what was sealed by the codec of that name.
 func (s *Store) unseal(ctx context.Context, name string, sealed []byte) ([]byte, error) {
+	if name == forgottenCodec {
+		return nil, fmt.Errorf("store: %w: it was forgotten", ErrRedacted)
+	}
 	if name == "" || sealed == nil {
 		return sealed, nil
 	}

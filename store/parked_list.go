@@ -258,8 +258,8 @@ func (s *Store) queuesOf(ctx context.Context, rows []ParkedRow, queues []Queue, 
 // and with what others have committed by now; ok is false when there is none.
 func (s *Store) LastAudit(ctx context.Context, tx Tx, kind, target, action string) (row AuditRow, ok bool, err error) {
 	var read auditRow
-	err = tx.GetContext(ctx, &read, s.auditQuery()+" WHERE target_kind = ? AND target = ? AND action = ? ORDER BY id DESC LIMIT 1"+
-		s.dialect.current(),
+	err = tx.GetContext(ctx, &read, s.auditQuery()+" WHERE target_kind = ? AND target = ? AND action = ? ORDER BY id DESC "+
+		"LIMIT 1"+s.dialect.current(),
 		kind, storedIdentity(target), action)
 	if errors.Is(err, sql.ErrNoRows) {
 		return AuditRow{}, false, nil

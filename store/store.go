@@ -110,7 +110,7 @@ func (c Config) validate() error {
 		return err
 	}
 	if c.Codec != nil {
-		if name := c.Codec.Name(); name == "" || len(name) > maxCodecName || !plainName(name) {
+		if name := c.Codec.Name(); name == "" || len(name) > maxCodecName || !plainName(name) || name == forgottenCodec {
 			return fmt.Errorf("store: the name of Config.Codec must be 1 to %d visible ASCII characters, not %q",
 				maxCodecName, name)
 		}

@@ -112,7 +112,8 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 	flags.DurationVar(&a.connectTimeout, "connect-timeout", 10*time.Second, "how long to try to reach the database or broker")
 	flags.BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.AddCommand(
-		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.parked(), a.key(), a.review(), a.audit(), a.scheduled(),
+		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.parked(), a.key(), a.review(), a.audit(),
+		a.forget(), a.scheduled(),
 		a.conformance(), a.backlog(),
 	)
 	return root

@@ -63,6 +63,7 @@ func Run(t *testing.T, h Harness) {
 		{"Operators", testOperators},
 		{"Copies", testCopies},
 		{"Purge", testPurge},
+		{"Forget", testForget},
 		{"Leases", testLeases},
 		{"Outbox", testOutbox},
 		{"OutboxForeign", testOutboxForeign},
