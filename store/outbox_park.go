@@ -71,6 +71,11 @@ func (s *Store) parkAgain(ctx context.Context, tx Tx, released int64, why Parked
 	if released == 0 {
 		return 0, nil
 	}
+	before, err := s.readParked(ctx, " WHERE id = ?"+s.dialect.forUpdate(), released)
+	if err != nil || len(before) == 0 {
+		return 0, err
+	}
+	why.History = append(before[0].History, why.History...)
 	failure, err := failureValues(why)
 	if err != nil {
 		return 0, err

@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/internal/testenv"
 	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -90,23 +90,19 @@ func TestS04_PoisonOnTheWayOut(t *testing.T) {
 		acked.wait(t, "b4", 1)
 		require.Equal(t, []string{"a1"}, sent.of("a"))
 
-		w.operate(func(ctx context.Context, tx store.Tx, row store.ParkedRow) error {
-			require.Equal(t, "poison 1", row.MessageID)
-			require.Contains(t, row.Reason, brokers.ErrTooLarge.Error())
-			if _, err := w.st.EditParked(ctx, tx, row.ID, store.Edit{Payload: &[]byte{1}}); err != nil {
-				return err
-			}
-			_, err := w.st.ReleaseParked(ctx, tx, row.ID, store.Release{By: "anna"})
-			return err
+		w.operate(func(desk *parking.Desk, item parking.Item) {
+			require.Equal(t, "poison 1", item.MessageID)
+			require.Contains(t, item.Reason, brokers.ErrTooLarge.Error())
+			require.ErrorIs(t, desk.Retry(t.Context(), item.ID, parking.RetryOptions{}), parking.ErrNeedsEdit)
+			require.NoError(t, desk.Edit(t.Context(), item.ID, parking.Edit{Payload: &[]byte{1}, Retry: true}))
 		})
 		if protected {
 			acked.wait(t, "a3", 1)
 			w.refusedOften("poison 2", protected)
 		}
-		w.operate(func(ctx context.Context, tx store.Tx, row store.ParkedRow) error {
-			require.Equal(t, "poison 2", row.MessageID)
-			_, err := w.st.DiscardParked(ctx, tx, row.ID, "anna", "a copy of an old one", nil)
-			return err
+		w.operate(func(desk *parking.Desk, item parking.Item) {
+			require.Equal(t, "poison 2", item.MessageID)
+			require.NoError(t, desk.Discard(t.Context(), item.ID, "a copy of an old one"))
 		})
 		if protected {
 			acked.wait(t, "a5", 1)
@@ -131,26 +127,16 @@ func (w *world) refusedOften(id string, protected bool) {
 	})
 }
 
-// operate is what an operator does with what is parked.
-func (w *world) operate(judge func(ctx context.Context, tx store.Tx, row store.ParkedRow) error) {
+// operate is what an operator does with each message that is parked in the outbox.
+func (w *world) operate(judge func(desk *parking.Desk, item parking.Item)) {
 	w.t.Helper()
-	var ids []int64
-	rows, err := w.db.QueryContext(w.t.Context(), "SELECT id FROM headrace_parked WHERE status = 'parked'")
+	desk := parking.NewDesk(w.st, parking.DeskConfig{Actor: "anna"})
+	items, err := desk.List(w.t.Context(), store.ParkedFilter{
+		Origin: store.OriginOutbox, Status: []store.ParkedStatus{store.StatusParked},
+	}, 0, 100)
 	require.NoError(w.t, err)
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		require.NoError(w.t, rows.Scan(&id))
-		ids = append(ids, id)
-	}
-	require.NoError(w.t, rows.Err())
-	require.NoError(w.t, rows.Close())
-	for _, id := range ids {
-		row, err := w.st.ParkedByID(w.t.Context(), id)
-		require.NoError(w.t, err)
-		require.NoError(w.t, w.st.InTx(w.t.Context(), func(ctx context.Context, tx store.Tx) error {
-			return judge(ctx, tx, row)
-		}))
+	for _, item := range items {
+		judge(desk, item)
 	}
 }
 

@@ -25,7 +25,9 @@ func parkRow(t *testing.T, st *store.Store) (lease store.Lease, row store.Outbox
 	lease, ok := acquire(t, st, "outbox/x", "me", time.Minute)
 	require.True(t, ok)
 	parked, err := st.ParkOutbox(t.Context(), lease, row, store.ParkedRow{
-		Class: "permanent", Reason: "too \x00large", ErrorGroup: "g", Chain: []store.ErrorLink{{Type: "t", Text: "too large"}},
+		Class: "permanent", Reason: "too \x00large", ErrorGroup: "g",
+		History: []store.AttemptRecord{{Attempt: 1, Error: "too large"}},
+		Chain:   []store.ErrorLink{{Type: "t", Text: "too large"}},
 	})
 	require.NoError(t, err)
 	require.True(t, parked)
@@ -81,9 +83,16 @@ func parkReleased(t *testing.T, b *bundle) {
 	require.Equal(t, row.Metadata, released.Metadata)
 
 	// It is parked again, mended, and taken by the broker.
-	parked, err = st.ParkOutbox(t.Context(), lease, released, store.ParkedRow{Reason: "still too large"})
+	parked, err = st.ParkOutbox(t.Context(), lease, released, store.ParkedRow{
+		Reason: "still too large", History: []store.AttemptRecord{{Attempt: 2, Error: "still too large"}},
+	})
 	require.NoError(t, err)
 	require.True(t, parked)
+	kept, err = st.ParkedByID(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, 2, kept.Attempts)
+	require.Equal(t, "still too large", kept.Reason)
+	require.Len(t, kept.History, 2)
 	require.Equal(t, id, readAll(t, st)[0].Parked, "it is the same parked message")
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		_, err := st.EditParked(ctx, tx, id, store.Edit{Payload: &[]byte{}, Metadata: map[string]string{"c": "d"}})
