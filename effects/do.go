@@ -52,6 +52,13 @@ func (c *Client) Do(ctx context.Context, scope, key string, request []byte, call
 	if err != nil {
 		return Response{}, err
 	}
+	if move == store.EffectLeave && same(intent, before) {
+		if settled, err := c.decided(ctx, before); err != nil {
+			return Response{}, err
+		} else if settled {
+			return c.Do(ctx, scope, key, request, call)
+		}
+	}
 	if move == store.EffectLeave || move == store.EffectDoubt {
 		return c.answer(intent, before, move)
 	}

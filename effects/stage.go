@@ -9,6 +9,7 @@ import (
 
 	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -17,7 +18,7 @@ import (
 // message is about, and the handler gets the response by ResultOf. Where f fails, the
 // message does.
 //
-// A message that Dedupe will skip or refuse goes on without a call, unless two copies
+// A message that Dedupe will skip, line up or refuse goes on without a call, unless two copies
 // come at once: then Do lets one of them call. One whose time to live is over goes on
 // as well, but not once its call was begun: then it is handled, however late.
 func (c *Client) Stage(
@@ -53,14 +54,14 @@ func (c *Client) Stage(
 	}
 }
 
-// prepare looks whether Dedupe knows the message, and else returns the context for
-// its calls.
+// prepare looks whether the message is to pass, and else returns the context for its
+// calls.
 func (c *Client) prepare(outer context.Context, msg *message.Message) (ctx context.Context, known bool, err error) {
 	consumer, id, err := c.address(msg)
 	if err != nil {
 		return nil, false, err
 	}
-	if known, err = c.store.Remembers(outer, consumer, id); known || err != nil {
+	if known, err = c.passes(outer, consumer, id); known || err != nil {
 		return nil, known, err
 	}
 	about := store.AboutFromContext(outer)
@@ -99,11 +100,17 @@ func (c *Client) address(msg *message.Message) (consumer, id string, err error) 
 		}
 		consumer = c.cfg.Service + "." + handler
 	}
+	if ticket := parking.TicketFrom(msg.Context()); ticket != nil {
+		if _, again := ticket.Reentry(); again {
+			return consumer, ticket.InboxID(), nil
+		}
+	}
 	if id, err = c.cfg.Identity(msg); err != nil {
 		return "", "", fmt.Errorf("effects: identity of the message: %w", err)
 	}
 	if id == "" {
-		return "", "", errors.New("effects: the message has no id: give Config.Identity a function that reads it, as Dedupe's")
+		return "", "", parking.AsPermanent(errors.New("effects: the message has no id: " +
+			"give Config.Identity a function that reads it, as Dedupe's"))
 	}
 	return consumer, id, nil
 }

@@ -1,0 +1,200 @@
+package effects_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/headrace-go/headrace/effects"
+	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/msgmeta"
+	"github.com/headrace-go/headrace/parking"
+	"github.com/headrace-go/headrace/store"
+)
+
+// parkedShop is a handler behind Parking, a stage and Dedupe. Each message charges by
+// its own id, and the first charge isn't answered.
+type parkedShop struct {
+	*fixture
+
+	handler message.HandlerFunc
+
+	mu      sync.Mutex
+	fails   []error
+	handled []string
+}
+
+const pays = "shop.pay"
+
+func (f *fixture) parkedShop(fails ...error) *parkedShop {
+	f.Helper()
+	s := &parkedShop{fixture: f, fails: fails}
+	client, err := effects.New(f.st, effects.Config{Provider: effects.Provider{Name: "bank"}, Consumer: pays})
+	require.NoError(f, err)
+	dedupe, err := middleware.NewDedupe(f.st, middleware.DedupeConfig{Consumer: pays})
+	require.NoError(f, err)
+	park, err := middleware.NewParking(f.st, middleware.ParkingConfig{Consumer: pays, Immediate: middleware.Immediate{Tries: -1}})
+	require.NoError(f, err)
+	stage := client.Stage("charge", func(ctx context.Context, msg *message.Message) (effects.Response, error) {
+		return effects.Do(ctx, "charge", msg.UUID, msg.Payload, s.call)
+	})
+	s.handler = park.Middleware(stage(dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+		_, called := effects.ResultOf(msg.Context(), "charge")
+		require.True(f, called)
+		return nil, store.AfterCommit(msg.Context(), func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.handled = append(s.handled, msg.UUID)
+		})
+	})))
+	return s
+}
+
+func (s *parkedShop) call(ctx context.Context, key string, request []byte) (effects.Response, error) {
+	s.mu.Lock()
+	var fail error
+	if len(s.fails) > 0 {
+		fail, s.fails = s.fails[0], s.fails[1:]
+	}
+	s.mu.Unlock()
+	return s.returning(fail)(ctx, key, request)
+}
+
+func (s *parkedShop) deliver(id string) {
+	s.Helper()
+	msg := message.NewMessage(id, []byte("10 EUR"))
+	msgmeta.SetKey(msg, "customer")
+	msg.SetContext(s.Context())
+	_, err := s.handler(msg)
+	require.NoError(s, err, "it is kept, and acked")
+}
+
+// work gives the handler what comes back, until the test ends.
+func (s *parkedShop) work() {
+	s.Helper()
+	sub, err := parking.NewSubscriber(s.st, nil, parking.SubscriberConfig{Consumer: pays})
+	require.NoError(s, err)
+	messages, err := sub.Subscribe(s.Context(), "orders")
+	require.NoError(s, err)
+	var handlers sync.WaitGroup
+	handlers.Go(func() {
+		for msg := range messages {
+			handlers.Go(func() {
+				if _, err := s.handler(msg); err == nil {
+					msg.Ack()
+				} else {
+					msg.Nack()
+				}
+			})
+		}
+	})
+	s.Cleanup(func() {
+		require.NoError(s, sub.Close())
+		handlers.Wait()
+	})
+}
+
+func (s *parkedShop) eventually(what string, condition func() bool) {
+	s.Helper()
+	testenv.Eventually(s, time.Minute, 10*time.Millisecond, func() (bool, string) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return condition(), what
+	})
+}
+
+// inReview returns the one message that waits for a person.
+func (s *parkedShop) inReview() store.ParkedRow {
+	s.Helper()
+	items, err := parking.NewDesk(s.st, parking.DeskConfig{}).List(s.Context(),
+		store.ParkedFilter{Status: []store.ParkedStatus{store.StatusReview}}, 0, 10)
+	require.NoError(s, err)
+	require.Len(s, items, 1)
+	return items[0].ParkedRow
+}
+
+func TestAnUnknownEffectIsReviewed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		decision parking.Decision
+		calls    []string
+	}{
+		"again": {parking.CallAgain, []string{"charge/order-1", "charge/order-1", "charge/order-2"}},
+		"done":  {parking.CallDone, []string{"charge/order-1", "charge/order-2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onEach(t, effects.Provider{}, func(f *fixture) {
+				s := f.parkedShop(errCall)
+				s.deliver("order-1")
+				s.deliver("order-2")
+				require.Len(f, f.calls, 1, "what waits for its turn isn't called for")
+				row := s.inReview()
+				require.Equal(f, "effect:charge/order-1", row.Subject)
+				desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "ann"})
+				require.NoError(f, desk.Accept(f.Context(), row.ID, c.decision))
+				s.work()
+				s.eventually("both are handled", func() bool { return len(s.handled) == 2 })
+				require.Equal(f, c.calls, f.calls)
+				require.Equal(f, []string{"order-1", "order-2"}, s.handled)
+				require.Equal(f, "ann", f.row().SettledBy)
+			})
+		})
+	}
+}
+
+// A person's word is about the call that they were asked about, not about the next one.
+func TestADecisionCountsOnce(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		s := f.parkedShop(errCall, errCall)
+		s.deliver("order-1")
+		desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "ann"})
+		first := s.inReview()
+		require.NoError(f, desk.Accept(f.Context(), first.ID, parking.CallAgain))
+		s.work()
+		s.eventually("it is in review again", func() bool {
+			row, err := f.st.ParkedByID(f.Context(), first.ID)
+			require.NoError(f, err)
+			return row.Status == store.StatusReview
+		})
+		require.Len(f, f.calls, 2)
+		require.NoError(f, desk.Accept(f.Context(), first.ID, parking.CallDone))
+		s.eventually("it is handled", func() bool { return len(s.handled) == 1 })
+		require.Len(f, f.calls, 2)
+	})
+}
+
+func TestAKeptMessageIsCalledForWhenItsTurnHasCome(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		s := f.parkedShop(effects.NotDone(errCall))
+		s.deliver("order-1")
+		require.Empty(f, s.handled)
+		s.work()
+		s.eventually("it is handled", func() bool { return len(s.handled) == 1 })
+		require.Len(f, f.calls, 2)
+	})
+}
+
+// The process dies before it has put the message back: what the person said is still
+// there, and was said of the call before.
+func TestADecisionIsNotUsedAgainAfterACrash(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		_, err := f.do(errCall)
+		require.ErrorIs(f, err, effects.ErrUnknown)
+		row := store.ParkedRow{ID: 7, Attempts: 1, Decision: string(parking.CallAgain), DecidedBy: "ann"}
+		ctx := parking.WithTicket(f.Context(), parking.NewReentry(store.HeldRef{ID: 7}, row, message.NewMessage("m", nil)))
+		for range 2 {
+			_, err = f.client.Do(ctx, "charge", "order-1", []byte("10 EUR"), f.returning(errCall))
+			require.ErrorIs(f, err, effects.ErrUnknown)
+			require.Len(f, f.calls, 2)
+		}
+	})
+}
