@@ -73,8 +73,14 @@ func (f *forgetting) left(ctx context.Context) error {
 		message    string
 	}{
 		{into: &left.Parked, table: s.names.parked, and: "1 = 1", named: parkedNames(), message: "message_id"},
-		{into: &left.Scheduled, table: s.names.scheduled, and: "state = 'waiting'", named: scheduledNames(), message: "message_id"},
-		{into: &left.Slots, table: s.names.scheduled, and: "state <> 'waiting'", named: scheduledNames(), message: "message_id"},
+		{
+			into: &left.Scheduled, table: s.names.scheduled, and: "state = 'waiting'",
+			named: scheduledNames(), message: "message_id",
+		},
+		{
+			into: &left.Slots, table: s.names.scheduled, and: "state <> 'waiting'",
+			named: scheduledNames(), message: "message_id",
+		},
 		{into: &left.Paused, table: s.names.gates, and: "paused", named: []string{"message_key"}},
 		{into: &left.Outbox, table: s.names.outbox, and: "1 = 1", named: []string{"message_key"}, message: "message_id"},
 		{

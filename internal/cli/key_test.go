@@ -39,8 +39,10 @@ func TestAKeyIsShownPausedAndSetFree(t *testing.T) {
 		require.Equal(c, "sku-1· of shop.orders: held for AGE, paused\n"+held+"  TIME pause by anna (look at it)\n",
 			key(exitOK, "pause", "--note", "look at it"))
 		require.Contains(c, key(exitProblem, "release"), "left as it is: message 1: it has failed for good: edit it first")
-		require.Contains(c, key(exitOK, "release", "--force", "--as", "bert"),
-			"released 1 message of sku-1·\nsku-1· is not paused any more\n"+"sku-1· of shop.orders: held for AGE\n  first is 1, released")
+		released := key(exitOK, "release", "--force", "--as", "bert")
+		require.Contains(c, released, "released 1 message of sku-1·\n")
+		require.Contains(c, released, "\nsku-1· is not paused any more\n")
+		require.Contains(c, released, "\nsku-1· of shop.orders: held for AGE\n  first is 1, released")
 		require.Contains(c, key(exitProblem, "release"), "none of its messages waits for a person or for another try")
 		require.Equal(c, []int64{1, 2}, work(on.T, st, func(store.ParkedRow) error { return nil }))
 		require.Equal(c, free+"  TIME pause by anna (look at it)\n  TIME resume by bert\n", key(exitOK, "show"))
