@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/headrace-go/headrace/parking"
@@ -31,6 +32,10 @@ type HTTP struct {
 	// It returns nil, or an error marked by Refused or NotDone; one without mark
 	// leaves open whether the call took effect.
 	Check func(Response) error
+	// Reason reads from an answer of 400 and above what the provider says of it, for the
+	// error, which is stored, logged, and shown to people; 500 bytes of it are kept.
+	// Default: nothing but the status, since an answer may say anything.
+	Reason func(Response) string
 	// NotDoneOn says which other statuses surely mean that nothing has happened.
 	NotDoneOn func(code int) bool
 }
@@ -85,7 +90,7 @@ func (h HTTP) read(answer *http.Response) (Response, error) {
 }
 
 // judge says what a status means. Errors don't show the body, which may hold
-// anything.
+// anything, but for what Reason reads from it.
 func (h HTTP) judge(answer *http.Response, response Response) error {
 	code := response.Code
 	if code >= 200 && code < 300 {
@@ -94,7 +99,7 @@ func (h HTTP) judge(answer *http.Response, response Response) error {
 		}
 		return h.Check(response)
 	}
-	err := errors.New("effects: the provider answered with status " + strconv.Itoa(code))
+	err := errors.New("effects: the provider answered with status " + strconv.Itoa(code) + h.reason(response))
 	wait, told := retryAfter(answer)
 	class := parking.ClassOfStatus(code)
 	switch {
@@ -109,6 +114,18 @@ func (h HTTP) judge(answer *http.Response, response Response) error {
 		return parking.After(err, wait)
 	}
 	return err
+}
+
+func (h HTTP) reason(response Response) string {
+	const longest = 500
+	if h.Reason == nil || response.Code < http.StatusBadRequest {
+		return ""
+	}
+	reason := h.Reason(response)
+	if reason == "" {
+		return ""
+	}
+	return ": " + strings.ToValidUTF8(reason[:min(len(reason), longest)], "")
 }
 
 // retryAfter reads the header: seconds, or a date.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -102,6 +103,27 @@ func TestProviderMisbehaves(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What the provider says is in the error where it was asked for, and bounded.
+func TestARefusalSaysWhyIfAsked(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		p := f.provider(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, "\xffbelow the least order of 10"+strings.Repeat("é", 1000))
+		})
+		_, err := f.client.Do(f.Context(), "charge", "plain", nil, p.call(effects.HTTP{}))
+		require.ErrorIs(f, err, effects.ErrRefused)
+		require.NotContains(f, err.Error(), "least")
+		_, err = f.client.Do(f.Context(), "charge", "asked", nil, p.call(effects.HTTP{
+			Reason: func(r effects.Response) string { return string(r.Body) },
+		}))
+		require.ErrorIs(f, err, parking.ErrPermanent)
+		require.Contains(f, err.Error(), "status 400: below the least order of 10é")
+		require.Less(f, len(err.Error()), 700)
+		require.True(f, utf8.ValidString(err.Error()))
+	})
 }
 
 func TestACallThatDoesNotReturnIsLeftBehind(t *testing.T) {
