@@ -3,7 +3,6 @@ package crash_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,8 +10,6 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
-	"github.com/headrace-go/headrace/brokers/all"
-	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/parking"
@@ -34,39 +31,15 @@ const (
 )
 
 // serve runs the service until the context ends, and returns nil then.
-func (w warehouse) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) (err error) {
-	database, err := dburl.Parse(w.Database)
-	if err != nil {
-		return err
-	}
-	db, err := database.ForService().Connect(ctx, connectTimeout)
-	if err != nil {
-		return err
-	}
-	db.SetMaxOpenConns(maxConnections)
-	defer func() { err = errors.Join(err, db.Close()) }()
-	st, err := store.Open(ctx, db, store.Config{Dialect: store.Dialect(database.Dialect), Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	broker, err := brokers.Open(ctx, w.Broker, brokers.Config{Openers: all.Openers(), Group: recount, Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, broker.Close()) }()
-	router, err := w.router(st, broker, logger) //nolint:contextcheck // handlers have their messages' contexts
-	if err != nil {
-		return err
-	}
-	go func() {
-		select {
-		case <-router.Running():
-			watch.up()
-		case <-ctx.Done():
+func (w warehouse) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) error {
+	on := ground{Database: w.Database, Broker: w.Broker, Group: recount}
+	return on.with(ctx, logger, func(st *store.Store, broker *brokers.Broker) error {
+		router, err := w.router(st, broker, logger) //nolint:contextcheck // handlers have their messages' contexts
+		if err != nil {
+			return err
 		}
-	}()
-	return router.Run(context.WithValue(ctx, partKey{}, subscriber))
+		return runParts(ctx, watch, routing(router))
+	})
 }
 
 func (w warehouse) router(st *store.Store, broker *brokers.Broker, logger watermill.LoggerAdapter) (*message.Router, error) {

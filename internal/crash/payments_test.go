@@ -2,16 +2,13 @@ package crash_test
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
-	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/effects"
-	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/store"
 )
@@ -54,39 +51,15 @@ func (p payments) provider() effects.Provider {
 }
 
 // serve runs the service until the context ends, and returns nil then.
-func (p payments) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) (err error) {
-	database, err := dburl.Parse(p.Database)
-	if err != nil {
-		return err
-	}
-	db, err := database.ForService().Connect(ctx, connectTimeout)
-	if err != nil {
-		return err
-	}
-	db.SetMaxOpenConns(maxConnections)
-	defer func() { err = errors.Join(err, db.Close()) }()
-	st, err := store.Open(ctx, db, store.Config{Dialect: store.Dialect(database.Dialect), Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	broker, err := brokers.Open(ctx, p.Broker, brokers.Config{Openers: all.Openers(), Group: pay, Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, broker.Close()) }()
-	router, err := p.router(st, broker, logger) //nolint:contextcheck // handlers have their messages' contexts
-	if err != nil {
-		return err
-	}
-	go func() {
-		select {
-		case <-router.Running():
-			watch.up()
-		case <-ctx.Done():
+func (p payments) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) error {
+	on := ground{Database: p.Database, Broker: p.Broker, Group: pay}
+	return on.with(ctx, logger, func(st *store.Store, broker *brokers.Broker) error {
+		router, err := p.router(st, broker, logger) //nolint:contextcheck // handlers have their messages' contexts
+		if err != nil {
+			return err
 		}
-	}()
-	return router.Run(ctx)
+		return runParts(ctx, watch, routing(router))
+	})
 }
 
 func (p payments) router(st *store.Store, broker *brokers.Broker, logger watermill.LoggerAdapter) (*message.Router, error) {

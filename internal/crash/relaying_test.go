@@ -9,9 +9,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/brokers"
-	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/forwarder"
-	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/store"
 )
@@ -33,45 +31,21 @@ const (
 )
 
 // serve relays until the context ends, and returns nil then.
-func (r relaying) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) (err error) {
-	database, err := dburl.Parse(r.Database)
-	if err != nil {
-		return err
-	}
-	db, err := database.ForService().Connect(ctx, connectTimeout)
-	if err != nil {
-		return err
-	}
-	db.SetMaxOpenConns(maxConnections)
-	defer func() { err = errors.Join(err, db.Close()) }()
-	st, err := store.Open(ctx, db, store.Config{Dialect: store.Dialect(database.Dialect), Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	broker, err := brokers.Open(ctx, r.Broker, brokers.Config{Openers: all.Openers(), Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, broker.Close()) }()
-	publisher := broker.Publisher
-	if r.Dropping {
-		publisher = droppingPublisher{publisher}
-	}
-	f, err := forwarder.New(st, map[string]message.Publisher{forwarder.DefaultDestination: publisher}, forwarder.Config{
-		LeaseTTL: leaseTTL, Logger: logger, RetryBackoff: tick, MaxRetryBackoff: 10 * tick, RescanInterval: 10 * tick,
-	})
-	if err != nil {
-		return err
-	}
-	go func() {
-		select {
-		case <-f.Running():
-			watch.up()
-		case <-ctx.Done():
+func (r relaying) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) error {
+	on := ground{Database: r.Database, Broker: r.Broker}
+	return on.with(ctx, logger, func(st *store.Store, broker *brokers.Broker) error {
+		publisher := broker.Publisher
+		if r.Dropping {
+			publisher = droppingPublisher{publisher}
 		}
-	}()
-	return f.Run(commits(context.WithValue(ctx, partKey{}, relay)))
+		f, err := forwarder.New(st, map[string]message.Publisher{forwarder.DefaultDestination: publisher}, forwarder.Config{
+			LeaseTTL: leaseTTL, Logger: logger, RetryBackoff: tick, MaxRetryBackoff: 10 * tick, RescanInterval: 10 * tick,
+		})
+		if err != nil {
+			return err
+		}
+		return runParts(ctx, watch, part{relay, func(ctx context.Context) error { return f.Run(commits(ctx)) }, f.Running})
+	})
 }
 
 // commits returns a context with the steps parkCommitting and doneCommitting.

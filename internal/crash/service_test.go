@@ -10,12 +10,9 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/headrace-go/headrace/brokers"
-	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/forwarder"
-	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/msgmeta"
@@ -96,41 +93,12 @@ type watcher struct {
 const leaseTTL = time.Second
 
 // serve runs the service until the context ends, and returns nil then.
-func (s service) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) (err error) {
-	database, err := dburl.Parse(s.Database)
-	if err != nil {
-		return err
-	}
-	db, err := database.ForService().Connect(ctx, connectTimeout)
-	if err != nil {
-		return err
-	}
-	db.SetMaxOpenConns(maxConnections)
-	defer func() { err = errors.Join(err, db.Close()) }()
-	st, err := store.Open(ctx, db, store.Config{Dialect: store.Dialect(database.Dialect), Logger: logger})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, st.Close()) }()
-	cfg := brokers.Config{Openers: all.Openers(), Logger: logger}
-	if s.Join {
-		cfg.Join = brokers.JoinUnits(st.Begin)
-	}
-	broker, err := brokers.Open(ctx, s.Broker, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, broker.Close()) }()
-
-	r := &running{service: s, store: st, broker: broker, watch: watch}
-	return r.run(ctx, logger)
-}
-
-// part is the router or the forwarder.
-type part struct {
-	name    string
-	run     func(ctx context.Context) error
-	running func() <-chan struct{}
+func (s service) serve(ctx context.Context, logger watermill.LoggerAdapter, watch watcher) error {
+	on := ground{Database: s.Database, Broker: s.Broker, Join: s.Join}
+	return on.with(ctx, logger, func(st *store.Store, broker *brokers.Broker) error {
+		r := &running{service: s, store: st, broker: broker, watch: watch}
+		return r.run(ctx, logger)
+	})
 }
 
 func (r *running) run(ctx context.Context, logger watermill.LoggerAdapter) error {
@@ -140,7 +108,7 @@ func (r *running) run(ctx context.Context, logger watermill.LoggerAdapter) error
 		if err != nil {
 			return err
 		}
-		parts = append(parts, part{subscriber, router.Run, func() <-chan struct{} { return router.Running() }})
+		parts = append(parts, routing(router))
 	}
 	if r.Forward {
 		publisher := message.Publisher(tellingPublisher{r.broker.Publisher, r.watch.published})
@@ -154,34 +122,8 @@ func (r *running) run(ctx context.Context, logger watermill.LoggerAdapter) error
 		}
 		parts = append(parts, part{relay, func(ctx context.Context) error { return f.Run(late.watching(ctx)) }, f.Running})
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	for _, p := range parts {
-		group.Go(func() error {
-			if err := p.run(context.WithValue(ctx, partKey{}, p.name)); err != nil || ctx.Err() != nil {
-				return err
-			}
-			return errors.New("a part of the service stopped by itself")
-		})
-	}
-	group.Go(func() error {
-		for _, p := range parts {
-			select {
-			case <-p.running():
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		r.watch.up()
-		return nil
-	})
-	return group.Wait()
+	return runParts(ctx, r.watch, parts...)
 }
-
-const (
-	connectTimeout = 30 * time.Second
-	maxConnections = 8
-	closeTimeout   = 20 * time.Second
-)
 
 func (r *running) router(logger watermill.LoggerAdapter) (*message.Router, error) {
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: closeTimeout}, logger)
