@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -21,17 +23,26 @@ import (
 
 // provider is an HTTP API that charges and then answers as it likes.
 type provider struct {
-	url     string
-	client  *http.Client
-	charges []string
+	url    string
+	client *http.Client
+
+	mu      sync.Mutex
+	charged []string
+}
+
+// charges are the keys under which it was called.
+func (p *provider) charges() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.charged)
 }
 
 func (f *fixture) provider(answer http.HandlerFunc) *provider {
 	p := &provider{}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f.mu.Lock()
-		p.charges = append(p.charges, r.Header.Get("Idempotency-Key"))
-		f.mu.Unlock()
+		p.mu.Lock()
+		p.charged = append(p.charged, r.Header.Get("Idempotency-Key"))
+		p.mu.Unlock()
 		answer(w, r)
 	}))
 	f.Cleanup(server.Close)
@@ -99,7 +110,7 @@ func TestProviderMisbehaves(t *testing.T) {
 				wait, _ := parking.RetryAfter(err)
 				require.Equal(f, c.wait, wait)
 				require.Equal(f, c.status, f.row().Status)
-				require.Equal(f, []string{"charge/order-1"}, p.charges)
+				require.Equal(f, []string{"charge/order-1"}, p.charges())
 			})
 		})
 	}
