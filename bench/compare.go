@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,6 +20,15 @@ type comparison struct {
 	rounds       int
 	op           string
 	bar          float64
+	// worstOf are settings in place of sides, each with its own: the worst one's value
+	// counts.
+	worstOf []setting
+}
+
+// setting is where the same two sides meet.
+type setting struct {
+	name         string
+	ours, theirs side
 }
 
 type side struct {
@@ -35,9 +45,34 @@ type result struct {
 	took               time.Duration
 }
 
+// worst compares in every setting, and returns the result of the one with the lowest
+// value.
+func (c comparison) worst(ctx context.Context, env servers) (worst result, err error) {
+	began := time.Now()
+	var each []string
+	for _, s := range c.worstOf {
+		at := c
+		at.worstOf, at.ours, at.theirs, at.name = nil, s.ours, s.theirs, c.name+" "+s.name
+		r, err := at.run(ctx, env)
+		if err != nil {
+			return result{}, fmt.Errorf("%s: %w", s.name, err)
+		}
+		each = append(each, fmt.Sprintf("%s %.2f", s.name, r.value))
+		if worst.ourRuns == nil || r.value < worst.value {
+			worst = r
+		}
+	}
+	worst.what += " The worst counts, and is shown, of: " + strings.Join(each, ", ")
+	worst.name, worst.took = c.name, time.Since(began)
+	return worst, nil
+}
+
 // run alternates the sides, and which of them begins. The value is the median of
 // the rounds' ratios: a round's two runs lie close together in time.
 func (c comparison) run(ctx context.Context, env servers) (result, error) {
+	if len(c.worstOf) > 0 {
+		return c.worst(ctx, env)
+	}
 	began := time.Now()
 	r := result{comparison: c}
 	var values []float64

@@ -77,6 +77,7 @@ func all() []comparison {
 		purgeMemory(),
 		parkingIdleCost(),
 		parkingDrain(),
+		poisonOtherKeys(),
 	}
 }
 
@@ -84,13 +85,17 @@ func all() []comparison {
 type servers struct {
 	postgres string
 	kafka    []string
+	// sqs and kafkaURL are as brokers.Open takes them.
+	sqs, kafkaURL string
 }
 
 func environment() (servers, error) {
-	env := servers{postgres: os.Getenv("HEADRACE_TEST_POSTGRES")}
-	kafka := strings.TrimPrefix(os.Getenv("HEADRACE_TEST_KAFKA"), "kafka://")
-	if env.postgres == "" || kafka == "" {
-		return servers{}, errors.New("HEADRACE_TEST_POSTGRES and HEADRACE_TEST_KAFKA are not set: run `make bench`, " +
+	env := servers{
+		postgres: os.Getenv("HEADRACE_TEST_POSTGRES"), sqs: os.Getenv("HEADRACE_TEST_SQS"), kafkaURL: os.Getenv("HEADRACE_TEST_KAFKA"),
+	}
+	kafka := strings.TrimPrefix(env.kafkaURL, "kafka://")
+	if env.postgres == "" || kafka == "" || env.sqs == "" {
+		return servers{}, errors.New("HEADRACE_TEST_POSTGRES, HEADRACE_TEST_KAFKA and HEADRACE_TEST_SQS are not set: run `make bench`, " +
 			"or scripts/brokers start and eval \"$(scripts/brokers env)\"")
 	}
 	env.kafka = strings.Split(kafka, ",")

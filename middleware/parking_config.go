@@ -34,7 +34,8 @@ type Immediate struct {
 	// Tries counts the runs after the first. Default 2; -1 for none.
 	Tries int
 	// First is the pause before the first of them; each further one is Factor times as
-	// long. Default 10 ms and 4.
+	// long. Default 5 ms and 3: where the broker keeps everything in order, everything
+	// waits meanwhile.
 	First  time.Duration
 	Factor float64
 	// Jitter is by which part a pause varies, up and down. Default 0.5; -1 for none.
@@ -116,8 +117,8 @@ func defaultDelays() []time.Duration {
 
 func (c ParkingConfig) withDefaults(st *store.Store) ParkingConfig {
 	const (
-		tries, factor, jitter = 2, 4, 0.5
-		first                 = 10 * time.Millisecond
+		tries, factor, jitter = 2, 3, 0.5
+		first                 = 5 * time.Millisecond
 		lineMax               = 10_000
 		lineMaxAge            = 24 * time.Hour
 	)
