@@ -85,7 +85,8 @@ const (
 // Errors match ErrContent when a row can't be stored as it is: its id, topic or
 // destination is empty, its sequence negative, or one of them, its service, its
 // key or its metadata is not UTF-8 or holds a NUL, which no database column and
-// few brokers can carry, or is too long; then none is written.
+// few brokers can carry, or is too long; then none is written. And when the database
+// doesn't take so much.
 func (s *Store) InsertOutbox(ctx context.Context, tx Tx, rows []OutboxRow) error {
 	metadata := make([]string, len(rows))
 	partitions := make([]Partition, len(rows))
@@ -130,9 +131,12 @@ func (s *Store) insertOutbox(ctx context.Context, tx Tx, rows []OutboxRow, metad
 		args = append(args, row.Service, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key),
 			sql.NullInt64{Int64: row.Sequence, Valid: row.Sequence != 0}, nullBytes(row.Payload), metadata[i])
 	}
+	if err := s.fits(ctx, tx, args...); err != nil {
+		return err
+	}
 	query := "INSERT INTO " + s.names.outbox + " (" + columns + ") VALUES " + values + strings.Repeat(", "+values, len(rows)-1)
 	_, err := tx.ExecContext(ctx, query, args...)
-	return err
+	return s.content(err)
 }
 
 // What the columns of the narrowest database hold, in bytes.

@@ -163,7 +163,8 @@ func (r ParkedRow) Handled() (payload []byte, metadata map[string]string) {
 }
 
 // LineUp keeps a message that Admit has held, in the unit of work that did, with
-// the status StatusWaiting, and returns its line's gate.
+// the status StatusWaiting, and returns its line's gate. Errors match ErrContent when
+// the database doesn't take so much.
 func (s *Store) LineUp(ctx context.Context, tx Tx, row ParkedRow) (id int64, g Gate, err error) {
 	row.Status = StatusWaiting
 	gate, id, err := s.append(ctx, tx, row)
@@ -228,7 +229,8 @@ func dueMicros(row ParkedRow) int64 {
 // When the consumer knows the message already, because another copy was quicker,
 // parked is false and existing says what it knows. before runs between the inbox
 // row and the gate, where rows of the user's own are locked; it may be nil. A row
-// without InboxID, which nobody delivered, has no inbox row.
+// without InboxID, which nobody delivered, has no inbox row. Errors match ErrContent
+// when the database doesn't take so much.
 func (s *Store) Park(
 	ctx context.Context, tx Tx, row ParkedRow, before func(ctx context.Context, tx Tx) error,
 ) (id int64, existing InboxRow, parked bool, err error) {
@@ -319,8 +321,12 @@ func failureValues(row ParkedRow) ([]any, error) {
 	}, nil
 }
 
-// insertParked writes a row and returns its id.
+// insertParked writes a row and returns its id. Errors match ErrContent when the
+// database doesn't take so much.
 func (s *Store) insertParked(ctx context.Context, tx Tx, row ParkedRow, values []any) (id int64, err error) {
+	if err := s.fits(ctx, tx, values...); err != nil {
+		return 0, err
+	}
 	due := "NULL"
 	query := "INSERT INTO " + s.names.parked + " (" + parkedColumns + ", due_at) VALUES (?" + questionMarks(len(values)-1) + ", "
 	if row.Status == StatusDelayed {
@@ -329,11 +335,11 @@ func (s *Store) insertParked(ctx context.Context, tx Tx, row ParkedRow, values [
 	query += due + ")"
 	if s.dialect == Postgres {
 		err = tx.GetContext(ctx, &id, query+" RETURNING id", values...)
-		return id, err
+		return id, s.content(err)
 	}
 	res, err := tx.ExecContext(ctx, query, values...)
 	if err != nil {
-		return 0, err
+		return 0, s.content(err)
 	}
 	return res.LastInsertId()
 }

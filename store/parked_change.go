@@ -134,8 +134,8 @@ type Edit struct {
 // begun before doesn't count (ErrParkedChanged).
 //
 // Errors match ErrNotParked; ErrStatus when it is final by now, or was released to be
-// sent from the outbox; and ErrContent or what ParkedRow.Problem is when what is to
-// stay can't be read.
+// sent from the outbox; ErrContent or what ParkedRow.Problem is when what is to stay
+// can't be read; and ErrContent when the database doesn't take so much.
 func (s *Store) EditParked(ctx context.Context, tx Tx, id int64, e Edit) (ParkedRow, error) {
 	row, _, err := s.lockParked(ctx, tx, id)
 	if err == nil && !row.changeable() {
@@ -165,10 +165,13 @@ func (s *Store) EditParked(ctx context.Context, tx Tx, id int64, e Edit) (Parked
 	if err != nil {
 		return row, err
 	}
+	if err = s.fits(ctx, tx, sealed, text); err != nil {
+		return row, fmt.Errorf("store: edit parked message %d: %w", id, err)
+	}
 	_, err = tx.ExecContext(ctx, "UPDATE "+s.names.parked+" SET edited_payload = ?, edited_metadata = ?, edited_sealed = ?, "+
 		"edits = edits + 1, updated_at = "+s.dialect.now()+" WHERE id = ?", nullBytes(sealed), text, s.codecName(), id)
 	if err != nil {
-		return row, fmt.Errorf("store: edit parked message %d: %w", id, err)
+		return row, fmt.Errorf("store: edit parked message %d: %w", id, s.content(err))
 	}
 	return row, nil
 }
