@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,11 +15,11 @@ import (
 
 const root = "../.."
 
-// tests are the names of the repository's test functions.
-func tests(t *testing.T) map[string]bool {
+// tests are the repository's test functions, and the files that they are in.
+func tests(t *testing.T) map[string][]string {
 	t.Helper()
 	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	names := map[string]bool{}
+	names := map[string][]string{}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -34,7 +35,7 @@ func tests(t *testing.T) map[string]bool {
 			return err
 		}
 		for _, match := range declared.FindAllSubmatch(code, -1) {
-			names[string(match[1])] = true
+			names[string(match[1])] = append(names[string(match[1])], filepath.Clean(path))
 		}
 		return nil
 	})
@@ -42,11 +43,14 @@ func tests(t *testing.T) map[string]bool {
 	return names
 }
 
-// missing lists the tests that a page names and nobody has.
-func missing(page []byte, known map[string]bool) (names []string) {
-	for _, match := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(page, -1) {
-		if !known[string(match[1])] {
-			names = append(names, string(match[1]))
+// missing lists the tests that a page in docs names and nobody has, or which aren't in
+// the file that it links.
+func missing(page []byte, known map[string][]string) (names []string) {
+	for _, match := range regexp.MustCompile("`(Test\\w+)`(?:\\]\\(([^)]*)\\))?").FindAllSubmatch(page, -1) {
+		name, link := string(match[1]), string(match[2])
+		files := known[name]
+		if len(files) == 0 || link != "" && !slices.Contains(files, filepath.Join(root, "docs", link)) {
+			names = append(names, name)
 		}
 	}
 	return names
@@ -58,6 +62,9 @@ func TestPagesNameTestsThatExist(t *testing.T) {
 	known := tests(t)
 	require.Greater(t, len(known), 100, "the tests are found")
 	require.Equal(t, []string{"TestNobodyHasWritten"}, missing([]byte("`TestNobodyHasWritten`"), known))
+	self := "[`TestPagesNameTestsThatExist`](../internal/doctest/"
+	require.Empty(t, missing([]byte(self+"contract_test.go)"), known))
+	require.NotEmpty(t, missing([]byte(self+"doc.go)"), known))
 	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	require.NoError(t, err)
 	require.NotEmpty(t, pages)
@@ -85,7 +92,7 @@ func TestEveryBoundaryOfTheContractHasATest(t *testing.T) {
 		cells := strings.Split(strings.TrimSpace(line), "|")
 		require.Len(t, cells, 7, line)
 		require.NotEmpty(t, strings.TrimSpace(cells[4]), line)
-		require.Contains(t, cells[5], "`Test", line)
+		require.Contains(t, cells[5], "[`Test", line)
 	}
 	require.GreaterOrEqual(t, rows, 20)
 }

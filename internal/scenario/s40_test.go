@@ -34,6 +34,12 @@ func TestS40_ExactlyOnceStopsAtTheBroker(t *testing.T) {
 		default:
 			c.inTheHandler()
 		}
+		if !protected { // docs/processing-contract.md gives these figures
+			for _, id := range orders40 {
+				require.Equal(t, 2, c.bank.Called(id), id)
+				require.Equal(t, 2, c.bank.Charged(id), id)
+			}
+		}
 		return c.damage()
 	})
 }
