@@ -230,13 +230,17 @@ func (p *Plugin) Middleware(h message.HandlerFunc) message.HandlerFunc {
 	return p.protect(h)
 }
 
-// protect is Dedupe's middleware, behind Parking's where that is wanted. A handler is
-// known at the latest when its first message comes.
+// protect is Dedupe's middleware, behind Parking's where that is wanted.
 func (p *Plugin) protect(h message.HandlerFunc) message.HandlerFunc {
 	protected := p.dedupe.Middleware(h)
 	if p.parking != nil {
 		protected = p.parking.Middleware(protected)
 	}
+	return p.known(protected)
+}
+
+// known notes a handler at the latest when its first message comes.
+func (p *Plugin) known(protected message.HandlerFunc) message.HandlerFunc {
 	var (
 		first   sync.Once
 		unbound error

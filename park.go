@@ -51,6 +51,21 @@ func (p *Plugin) reentry(handler string, sub message.Subscriber) (message.Subscr
 	return wrapped, nil
 }
 
+// ParkMiddleware is the part of the protection that puts aside what fails, for handlers
+// with a stage in front of Dedupe (effects.Client.Stage): what fails there is put aside
+// then, too.
+//
+//	handler.AddMiddleware(hr.ParkMiddleware, client.Stage("charge", charge))
+//
+// Attach, or Middleware, adds the rest. Without Config.Park, and while observing, it is
+// h.
+func (p *Plugin) ParkMiddleware(h message.HandlerFunc) message.HandlerFunc {
+	if !p.parks() {
+		return h
+	}
+	return p.known(p.parking.Middleware(h))
+}
+
 // parks: the middleware is in the stack and has an effect.
 func (p *Plugin) parks() bool { return p.cfg.Park && !p.cfg.Observe }
 

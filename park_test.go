@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace"
+	"github.com/headrace-go/headrace/effects"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
@@ -113,12 +115,15 @@ func TestAParkedMessageHoldsItsKeyUntilItIsReleased(t *testing.T) {
 }
 
 // bind runs a router whose handler has a subscriber of its own.
-func (b *bundle) bind(t *testing.T, hr *headrace.Plugin, sub message.Subscriber, handle message.NoPublishHandlerFunc) {
+func (b *bundle) bind(
+	t *testing.T, hr *headrace.Plugin, sub message.Subscriber, handle message.NoPublishHandlerFunc,
+	middlewares ...message.HandlerMiddleware,
+) {
 	t.Helper()
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	require.NoError(t, err)
 	router.AddPlugin(hr.Attach)
-	router.AddConsumerHandler("effect", "in", sub, handle)
+	router.AddConsumerHandler("effect", "in", sub, handle).AddMiddleware(middlewares...)
 	done := make(chan error, 1)
 	go func() { done <- router.Run(context.WithoutCancel(t.Context())) }()
 	t.Cleanup(func() {
@@ -126,6 +131,65 @@ func (b *bundle) bind(t *testing.T, hr *headrace.Plugin, sub message.Subscriber,
 		require.NoError(t, <-done)
 	})
 	<-router.Running()
+}
+
+// What fails in a stage in front of Dedupe is put aside where Parking stands outside of
+// the stage, and else nacked for ever.
+func TestAFailingStageIsParkedBehindParkMiddleware(t *testing.T) {
+	t.Parallel()
+	for name, outside := range map[string]bool{"outside": true, "inside": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			events := make(parks, 10)
+			b.cfg.Park, b.cfg.Hooks = true, []any{events}
+			b.cfg.Parking.Immediate.Tries, b.cfg.Parking.Delays = -1, []time.Duration{}
+			hr := b.open(t)
+			client, err := effects.New(hr.Store(), effects.Config{
+				Service: "test", Provider: effects.Provider{Name: "bank", Keys: true},
+			})
+			require.NoError(t, err)
+			var down atomic.Bool
+			down.Store(true)
+			calls := make(chan struct{}, 100)
+			stage := client.Stage("charge", func(ctx context.Context, msg *message.Message) (effects.Response, error) {
+				return client.Do(ctx, "charge", msg.UUID, nil, func(context.Context, string, []byte) (effects.Response, error) {
+					select {
+					case calls <- struct{}{}:
+					default: // it comes again and again
+					}
+					if down.Load() {
+						return effects.Response{}, effects.NotDone(errors.New("the bank is closed"))
+					}
+					return effects.Response{Code: 200}, nil
+				})
+			})
+			h := &poisoned{}
+			middlewares := []message.HandlerMiddleware{hr.ParkMiddleware, stage}
+			if !outside {
+				middlewares = middlewares[1:]
+			}
+			b.bind(t, hr, hr.Subscriber("effect", b.bus), h.handle, middlewares...)
+			b.send(t, "sku", "1")
+			if !outside {
+				for range 3 {
+					<-calls
+				}
+				require.Empty(t, events)
+				down.Store(false)
+				within(t, "it is handled", func() bool { return slices.Equal(h.seen(), []string{"1"}) })
+				return
+			}
+			require.Equal(t, store.StatusParked, (<-events).Status)
+			require.Len(t, calls, 1)
+			down.Store(false)
+			desk := parking.NewDesk(hr.Store(), parking.DeskConfig{Actor: "anna"})
+			require.NoError(t, desk.Retry(t.Context(), 1, parking.RetryOptions{}))
+			within(t, "it is handled", func() bool { return slices.Equal(h.seen(), []string{"1"}) })
+			require.Len(t, calls, 2)
+			require.Empty(t, events)
+		})
+	}
 }
 
 func TestAHandlerWithoutItsSubscriberIsRefused(t *testing.T) {
