@@ -385,22 +385,24 @@ func (s *subscription) renewAll(ctx context.Context, works []*work) {
 	claims := make([]store.Claim, len(works))
 	for i, w := range works {
 		claims[i] = w.claim
-		claims[i].Gone = w.gone.Load()
+		claims[i].Gone = w.gone.Swap(0) // the end of the claim tells the rest
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ClaimTTL)
 	defer cancel()
 	kept, err := s.store.RenewClaims(ctx, s.owner, s.cfg.ClaimTTL, claims)
 	s.told("Renewing the claims of lines failed, trying again", err)
 	if err != nil {
+		for i, w := range works {
+			w.gone.Add(claims[i].Gone)
+		}
 		return // whoever takes one over is told apart when this one commits
 	}
-	for i, w := range works {
+	for _, w := range works {
 		still := false
 		for _, c := range kept {
 			if c.Consumer == w.claim.Consumer && c.Line == w.claim.Line {
 				still = true
 				w.paused.Store(c.Paused)
-				w.gone.Add(-claims[i].Gone)
 			}
 		}
 		if !still {

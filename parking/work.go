@@ -70,8 +70,9 @@ func (w *work) run() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.hands), s.cfg.ClaimTTL)
 	defer cancel()
-	w.claim.Gone = w.gone.Load()
-	opened, err := s.store.EndClaim(ctx, w.claim)
+	claim := w.claim // a renewal may read it
+	claim.Gone = w.gone.Swap(0)
+	opened, err := s.store.EndClaim(ctx, claim)
 	if err != nil {
 		s.cfg.Logger.Error("Giving a line back failed: it waits until its claim is over", err, w.fields(nil))
 		return

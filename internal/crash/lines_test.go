@@ -159,8 +159,13 @@ func (s *lineStory) killAt(t *testing.T, point killPoint, beside bool) {
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for dead := false; !dead; {
-		s.send(t)
+	for dead, sending := false, true; !dead; {
+		if pending := s.pending(t); pending == 0 || sending && pending < mostPending {
+			s.send(t)
+			sending = true
+		} else {
+			sending = false
+		}
 		s.judge(t)
 		select {
 		case <-p.exited:
@@ -177,6 +182,21 @@ func (s *lineStory) killAt(t *testing.T, point killPoint, beside bool) {
 	if other != nil {
 		require.NoError(t, other.stop(t.Context()))
 	}
+}
+
+// mostPending is how many changes are sent ahead. What is sent without an end to a slow
+// machine keeps lines from ever opening.
+const mostPending = 15
+
+// pending is how many changes aren't counted yet.
+func (s *lineStory) pending(t *testing.T) int {
+	t.Helper()
+	var counted int
+	require.NoError(t, s.db.GetContext(t.Context(), &counted, "SELECT count(*) FROM counted"))
+	for _, sent := range s.sent {
+		counted -= len(sent)
+	}
+	return -counted
 }
 
 func (s *lineStory) start(t *testing.T, name string, point killPoint) *process {
