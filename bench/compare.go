@@ -16,10 +16,12 @@ type comparison struct {
 	// ours and theirs return a rate, or for a single side its figure. theirs may
 	// be missing.
 	ours, theirs side
-	unit         string
-	rounds       int
-	op           string
-	bar          float64
+	// both measures the two sides at once, in place of their own functions.
+	both   func(ctx context.Context, env servers, round int) (ours, theirs float64, err error)
+	unit   string
+	rounds int
+	op     string
+	bar    float64
 	// worstOf are settings in place of sides, each with its own: the worst one's value
 	// counts.
 	worstOf []setting
@@ -27,8 +29,8 @@ type comparison struct {
 
 // setting is where the same two sides meet.
 type setting struct {
-	name         string
-	ours, theirs side
+	name string
+	both func(ctx context.Context, env servers, round int) (ours, theirs float64, err error)
 }
 
 type side struct {
@@ -52,7 +54,7 @@ func (c comparison) worst(ctx context.Context, env servers) (worst result, err e
 	var each []string
 	for _, s := range c.worstOf {
 		at := c
-		at.worstOf, at.ours, at.theirs, at.name = nil, s.ours, s.theirs, c.name+" "+s.name
+		at.worstOf, at.both, at.name = nil, s.both, c.name+" "+s.name
 		r, err := at.run(ctx, env)
 		if err != nil {
 			return result{}, fmt.Errorf("%s: %w", s.name, err)
@@ -83,7 +85,7 @@ func (c comparison) run(ctx context.Context, env servers) (result, error) {
 		}
 		r.ourRuns = append(r.ourRuns, ours)
 		value := ours
-		if c.theirs.run != nil {
+		if c.compares() {
 			r.theirRuns = append(r.theirRuns, theirs)
 			value = ours / theirs
 			fmt.Printf("%s round %d of %d: %s %.0f, %s %.0f, ratio %.2f\n",
@@ -98,7 +100,13 @@ func (c comparison) run(ctx context.Context, env servers) (result, error) {
 	return r, nil
 }
 
+// compares tells from a side that is measured alone.
+func (c comparison) compares() bool { return c.theirs.run != nil || c.both != nil }
+
 func (c comparison) round(ctx context.Context, env servers, round int) (ours, theirs float64, err error) {
+	if c.both != nil {
+		return c.both(ctx, env, round)
+	}
 	first, second := func() error {
 		ours, err = c.ours.run(ctx, env)
 		return err

@@ -28,7 +28,7 @@ func writeReport(path string, results []result) error {
 	for _, r := range results {
 		fmt.Fprintf(&b, "\n## %s\n\n%s.\n\n", r.name, r.what)
 		fmt.Fprintf(&b, "| side | median | rounds |\n| --- | --- | --- |\n%s", row(r.ours, r.ourRuns))
-		if r.theirs.run != nil {
+		if r.compares() {
 			b.WriteString(row(r.theirs, r.theirRuns))
 			chart := filepath.Join(filepath.Dir(path), "benchmarks", r.name+".svg")
 			if err := writeChart(chart, r); err != nil {
