@@ -27,6 +27,12 @@ type Provider struct {
 	// KeysFor is how long it remembers keys. Default 0: for ever. It must be longer
 	// than ClaimTTL.
 	KeysFor time.Duration
+	// Conditional says that every call names the version of the state that it is based on
+	// (If-Match), of which the provider lets one call at most take effect: it may be made
+	// again after a crash or a timeout. A refusal as a conflict (409, 412) is believed
+	// then, though it may have been the call before that changed the version: compare the
+	// current state with what was wanted, as Reconcile does.
+	Conditional bool
 	// Lookup asks what became of a call. found is false where nothing is known of it;
 	// an error leaves it open.
 	Lookup func(ctx context.Context, key string, request []byte) (response Response, found bool, err error)

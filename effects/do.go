@@ -83,7 +83,7 @@ func (c *Client) move(intent, known store.EffectRow) store.EffectMove {
 		return store.EffectCall
 	case known.Status != store.EffectCalling || known.ClaimLeft > 0:
 		return store.EffectLeave
-	case p.Keys && (p.KeysFor == 0 || known.SinceFirst+c.cfg.ClaimTTL < p.KeysFor):
+	case p.Conditional, p.Keys && (p.KeysFor == 0 || known.SinceFirst+c.cfg.ClaimTTL < p.KeysFor):
 		return store.EffectCall
 	case p.Lookup != nil:
 		return store.EffectLook
@@ -254,7 +254,8 @@ func (a *attempt) finish(ctx context.Context, response Response, err error) (Res
 
 // outcome is the row and the error for what a call has returned. While it is in
 // doubt whether an earlier call took effect, a refusal says nothing of that one, and
-// is left to a person.
+// is left to a person; but that a version isn't current any more is true whoever has
+// changed it.
 func (a *attempt) outcome(response Response, err error) (store.EffectRow, error) {
 	row, p := a.claim, a.client.cfg.Provider
 	if err == nil {
@@ -266,7 +267,7 @@ func (a *attempt) outcome(response Response, err error) (store.EffectRow, error)
 	unknown := &UnknownError{row.Scope, row.Key, time.Since(a.began), row.LastError}
 	class := parking.Classify(err)
 	switch kind := kindOf(err); {
-	case kind == refused && !row.InDoubt:
+	case kind == refused && (!row.InDoubt || p.Conditional && class == parking.Conflict):
 		if class != parking.Conflict {
 			class = parking.Permanent
 		}
@@ -281,7 +282,7 @@ func (a *attempt) outcome(response Response, err error) (store.EffectRow, error)
 			row.Status = store.EffectCalling
 		}
 		return row, asTransient(err)
-	case p.Keys || p.Lookup != nil:
+	case p.Keys || p.Conditional || p.Lookup != nil:
 		row.Status, row.InDoubt, row.Class = store.EffectCalling, true, string(class)
 		return row, asTransient(fmt.Errorf("effects: %w: %w", ErrAmbiguous, err))
 	}

@@ -195,6 +195,16 @@ func TestEveryStatusWithEveryProvider(t *testing.T) {
 			is{Keys: true, KeysFor: time.Hour},
 			(*fixture).doubtThenNotDone, 2, effects.ErrUnknown, store.EffectUnknown,
 		},
+		"crashed, conditional":   {is{Conditional: true}, (*fixture).crashed, 2, nil, store.EffectDone},
+		"ambiguous, conditional": {is{Conditional: true}, (*fixture).ambiguous, 2, nil, store.EffectDone},
+		"doubt, then refused, conditional": { // but not as a conflict
+			is{Conditional: true},
+			(*fixture).doubtThenRefused, 2, effects.ErrUnknown, store.EffectUnknown,
+		},
+		"doubt, then another version": {
+			is{Conditional: true},
+			(*fixture).doubtThenConflict, 2, parking.ErrConflict, store.EffectRefused,
+		},
 		"doubt, then refused, keys": {
 			is{Keys: true},
 			(*fixture).doubtThenRefused, 2, effects.ErrUnknown, store.EffectUnknown,
@@ -256,6 +266,13 @@ func (f *fixture) doubtThenRefused() {
 	f.crash(10 * time.Minute)
 	_, err := f.do(effects.Refused(errCall))
 	require.ErrorIs(f, err, effects.ErrUnknown)
+}
+
+func (f *fixture) doubtThenConflict() {
+	f.crash(10 * time.Minute)
+	_, err := f.do(effects.Refused(parking.AsConflict(errCall)))
+	require.ErrorIs(f, err, effects.ErrRefused)
+	require.ErrorIs(f, err, parking.ErrConflict)
 }
 
 func TestAPersonSettlesAnUnknownEffect(t *testing.T) {

@@ -46,13 +46,18 @@ func (f *fixture) parkedShop(fails ...error) *parkedShop {
 	s.handler = park.Middleware(stage(dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
 		_, called := effects.ResultOf(msg.Context(), "charge")
 		require.True(f, called)
-		return nil, store.AfterCommit(msg.Context(), func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.handled = append(s.handled, msg.UUID)
-		})
+		return s.note(msg)
 	})))
 	return s
+}
+
+// note is a handler that counts what it has done.
+func (s *parkedShop) note(msg *message.Message) ([]*message.Message, error) {
+	return nil, store.AfterCommit(msg.Context(), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.handled = append(s.handled, msg.UUID)
+	})
 }
 
 func (s *parkedShop) call(ctx context.Context, key string, request []byte) (effects.Response, error) {

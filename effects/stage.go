@@ -8,6 +8,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/internal/begun"
+	"github.com/headrace-go/headrace/internal/remark"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -33,7 +34,7 @@ func (c *Client) Stage(
 			if msgmeta.GetMalformed(msg) != "" {
 				return h(msg)
 			}
-			ctx, known, err := c.prepare(outer, msg)
+			ctx, known, err := c.prepare(remark.With(outer), msg)
 			if err != nil {
 				return nil, err
 			}
@@ -47,7 +48,8 @@ func (c *Client) Stage(
 			case err != nil:
 				return nil, err
 			}
-			msg.SetContext(begun.With(context.WithValue(outer, resultKey(name), response)))
+			said := remark.Carry(outer, ctx)
+			msg.SetContext(begun.With(context.WithValue(said, resultKey(name), response)))
 			defer func() { msg.SetContext(outer) }()
 			return h(msg)
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
+	"github.com/headrace-go/headrace/internal/remark"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/msgmeta"
@@ -330,6 +331,7 @@ func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Ve
 	}
 	admission, known, err := d.admit(ctx, store.InboxRow{
 		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Applied, Fingerprint: dl.fingerprint,
+		Reason: remark.In(dl.msg.Context()),
 	}, dl.ticket)
 	switch {
 	case err != nil:

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/internal/remark"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -85,7 +86,7 @@ func (d *Dedupe) release(ctx context.Context, tx store.Tx, dl delivery, verdict 
 	if !again {
 		return nil
 	}
-	row, reason := dl.ticket.Row(), ""
+	row, reason := dl.ticket.Row(), remark.In(ctx)
 	if verdict == store.Expired {
 		reason = dl.expiredReason()
 	}

@@ -18,7 +18,7 @@ type rule struct {
 // may use them.
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
-	"internal/driverconn", "internal/subprocess", "internal/begun", "internal/hold",
+	"internal/driverconn", "internal/subprocess", "internal/begun", "internal/hold", "internal/remark",
 }
 
 // light are small modules that bring nothing along: every package may use them.
