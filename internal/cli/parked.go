@@ -19,10 +19,11 @@ func (a *app) parked() *cobra.Command {
 		Short: "Look at messages that couldn't be handled or sent, and decide what becomes of them",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("parked needs one of ls, show, retry, edit, discard or note; see headrace parked --help")
+			return errors.New("parked needs one of ls, show, retry, edit, discard, note or import; see headrace parked --help")
 		},
 	}
-	cmd.AddCommand(a.parkedLs(), a.parkedShow(), a.parkedRetry(), a.parkedEdit(), a.parkedDiscard(), a.parkedNote())
+	cmd.AddCommand(a.parkedLs(), a.parkedShow(), a.parkedRetry(), a.parkedEdit(), a.parkedDiscard(), a.parkedNote(),
+		a.parkedImport())
 	return cmd
 }
 

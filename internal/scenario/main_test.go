@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		swapProcess() // see TestLiveSwap
 	case roleBuyer:
 		buyerProcess() // see S05
+	case roleImporter:
+		importerProcess()
 	}
 	testenv.VerifyMain(m,
 		// Watermill's in-memory repository of seen messages (S11) can't be closed.
