@@ -106,10 +106,7 @@ func (w *world) ships(name string, maxReceives int, middlewares []message.Handle
 // again. Without Parking each delivery is nacked, and SQS counts them.
 func TestFiveMinutesWithoutStoreLeaveTheDLQEmpty(t *testing.T) {
 	onAndOff(t, on(t, []string{sqs}, []string{postgres, mariadb}), func(t *testing.T, p pair, protected bool) (damage []string) {
-		const (
-			maxReceives = 3
-			messages    = 12
-		)
+		const maxReceives, messages = 3, 12
 		outage, visibility := awayFor()
 		proxy, through := testenv.Through(t, testenv.Database(t, p.database))
 		w := open(t, p, withDatabase(through),
