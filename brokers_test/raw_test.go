@@ -143,6 +143,9 @@ func rawKafka(t *testing.T) conformance.Harness {
 			return kafkaInProcess(rawURL, group)
 		},
 	}
+	// A group with subscriptions to two topics is rebalanced until all have found each
+	// other: on a machine at a load of 32 for longer than half a minute.
+	h.Patience = 90 * time.Second
 	withRawProcesses("kafka", rawURL, &h)
 	withKafkaClient(t, &h)
 
