@@ -2,6 +2,7 @@ package effects_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -27,6 +28,9 @@ type parkedShop struct {
 	mu      sync.Mutex
 	fails   []error
 	handled []string
+	answers []effects.Response
+	// between runs between the stage and Dedupe, once.
+	between func()
 }
 
 const pays = "shop.pay"
@@ -43,20 +47,34 @@ func (f *fixture) parkedShop(fails ...error) *parkedShop {
 	stage := client.Stage("charge", func(ctx context.Context, msg *message.Message) (effects.Response, error) {
 		return effects.Do(ctx, "charge", msg.UUID, msg.Payload, s.call)
 	})
-	s.handler = park.Middleware(stage(dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+	between := func(h message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			s.mu.Lock()
+			run := s.between
+			s.between = nil
+			s.mu.Unlock()
+			if run != nil {
+				run()
+			}
+			return h(msg)
+		}
+	}
+	s.handler = park.Middleware(stage(between(dedupe.Middleware(func(msg *message.Message) ([]*message.Message, error) {
 		_, called := effects.ResultOf(msg.Context(), "charge")
 		require.True(f, called)
 		return s.note(msg)
-	})))
+	}))))
 	return s
 }
 
 // note is a handler that counts what it has done.
 func (s *parkedShop) note(msg *message.Message) ([]*message.Message, error) {
+	answer, _ := effects.ResultOf(msg.Context(), "charge")
 	return nil, store.AfterCommit(msg.Context(), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.handled = append(s.handled, msg.UUID)
+		s.answers = append(s.answers, answer)
 	})
 }
 
@@ -72,11 +90,15 @@ func (s *parkedShop) call(ctx context.Context, key string, request []byte) (effe
 
 func (s *parkedShop) deliver(id string) {
 	s.Helper()
+	require.NoError(s, s.try(id), "it is kept, and acked")
+}
+
+func (s *parkedShop) try(id string) error {
 	msg := message.NewMessage(id, []byte("10 EUR"))
 	msgmeta.SetKey(msg, "customer")
 	msg.SetContext(s.Context())
 	_, err := s.handler(msg)
-	require.NoError(s, err, "it is kept, and acked")
+	return err
 }
 
 // work gives the handler what comes back, until the test ends.
@@ -153,6 +175,127 @@ func TestAnUnknownEffectIsReviewed(t *testing.T) {
 	}
 }
 
+// No call is made for a message that waits behind another. It isn't handled without one
+// either when its line opens just then.
+func TestNoMessageIsHandledWithoutItsCall(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		s := f.parkedShop(errCall)
+		s.deliver("order-1")
+		row := s.inReview()
+		s.between = func() {
+			desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "ann"})
+			require.NoError(f, desk.Reject(f.Context(), row.ID, "never mind"))
+		}
+		require.ErrorContains(f, s.try("order-2"), "its stage has made no call")
+		require.Empty(f, s.handled)
+		s.deliver("order-2")
+		require.Equal(f, []string{"order-2"}, s.handled)
+		require.Equal(f, []string{"charge/order-1", "charge/order-2"}, f.calls)
+	})
+}
+
+// A person has found out what the provider has answered.
+func TestAnUnknownEffectIsDoneAsAPersonKnows(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		s := f.parkedShop(errCall)
+		s.deliver("order-1")
+		row := s.inReview()
+		answer := parking.CallResponse{Code: 201, Body: []byte("receipt 7")}
+		desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "ann"})
+		tooLong := parking.CallResponse{Body: make([]byte, store.MaxEffectContent+1)}
+		require.ErrorIs(f, desk.AcceptDone(f.Context(), row.ID, tooLong), store.ErrContent)
+		require.ErrorIs(f, parking.NewDesk(f.st, parking.DeskConfig{}).AcceptDone(f.Context(), row.ID, answer), store.ErrNoActor)
+		require.ErrorIs(f, desk.AcceptDone(f.Context(), 99, answer), store.ErrNotParked)
+		require.Equal(f, store.EffectUnknown, f.row().Status)
+		require.NoError(f, desk.AcceptDone(f.Context(), row.ID, answer))
+		s.work()
+		s.eventually("it is handled", func() bool { return len(s.handled) == 1 })
+		require.Equal(f, []effects.Response{{Code: 201, Body: []byte("receipt 7"), Repeated: true}}, s.answers)
+		require.Len(f, f.calls, 1)
+		require.Equal(f, "ann", f.row().SettledBy)
+
+		// Somebody else has settled the next one, and it is not for this desk to say.
+		s.mu.Lock()
+		s.fails = []error{errCall}
+		s.mu.Unlock()
+		s.eventually("its line is free", func() bool { // else it may be busy
+			_, err := f.st.GateOf(f.Context(), store.KeyLine(pays, "customer"))
+			return errors.Is(err, store.ErrNotHeld)
+		})
+		s.deliver("order-2")
+		require.NoError(f, effects.Settle(f.Context(), f.st, "bert", "charge", "order-2", effects.GiveUp("closed")))
+		row = s.inReview()
+		require.ErrorIs(f, desk.AcceptDone(f.Context(), row.ID, answer), parking.ErrNoCall)
+		require.Equal(f, row.ID, s.inReview().ID)
+	})
+}
+
+// An answer isn't written in the clear where the request was sealed.
+func TestASealedEffectIsNotAnsweredInTheClear(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		sealing, err := store.Open(f.Context(), f.db, store.Config{Dialect: f.st.Dialect(), Codec: backwards{}})
+		require.NoError(f, err)
+		defer sealing.Close() //nolint:errcheck // frees memory only
+		plain := f.st
+		f.st = sealing
+		s := f.parkedShop(errCall)
+		s.deliver("order-1")
+		row, answer := s.inReview(), parking.CallResponse{Code: 201, Body: []byte("receipt 7")}
+		desk := parking.NewDesk(plain, parking.DeskConfig{Actor: "ann"})
+		require.ErrorContains(f, desk.AcceptDone(f.Context(), row.ID, answer), `was sealed by codec "backwards"`)
+		require.Equal(f, row.ID, s.inReview().ID)
+		require.NoError(f, parking.NewDesk(sealing, parking.DeskConfig{Actor: "ann"}).AcceptDone(f.Context(), row.ID, answer))
+		require.Equal(f, "receipt 7", string(f.row().Response))
+		f.st = plain
+	})
+}
+
+// A review that nobody has delivered goes the way of a message: through the call.
+func TestAReviewThatWasOpenedIsCalledForOnceItIsAccepted(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		s := f.parkedShop()
+		s.work()
+		msg := message.NewMessage("order-1", []byte("10 EUR"))
+		msgmeta.SetKey(msg, "customer")
+		require.NoError(f, f.st.InTx(f.Context(), func(ctx context.Context, tx store.Tx) error {
+			_, err := parking.OpenReview(ctx, tx, f.st, parking.Review{
+				Consumer: pays, Message: msg, Subject: "order 1", Reason: "it is large",
+			})
+			return err
+		}))
+		s.deliver("order-1")
+		s.deliver("order-2")
+		require.Empty(f, f.calls, "it holds its key")
+		desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "ann"})
+		require.NoError(f, desk.Accept(f.Context(), s.inReview().ID, parking.Accepted))
+		s.eventually("both are handled", func() bool { return len(s.handled) == 2 })
+		require.Equal(f, []string{"charge/order-1", "charge/order-2"}, f.calls)
+		require.Equal(f, []string{"order-1", "order-2"}, s.handled)
+	})
+}
+
+// A handler that makes two calls: what was said of one says nothing of the other.
+func TestADecisionIsOfItsOwnCall(t *testing.T) {
+	t.Parallel()
+	onEach(t, effects.Provider{}, func(f *fixture) {
+		_, err := f.do(errCall)
+		require.ErrorIs(f, err, effects.ErrUnknown)
+		for _, decision := range []parking.Decision{parking.CallAgain, parking.CallDone} {
+			row := store.ParkedRow{
+				ID: 7, Attempts: 1, Decision: string(decision), DecidedBy: "ann", Subject: "effect:mail/order-1",
+			}
+			ctx := parking.WithTicket(f.Context(), parking.NewReentry(store.HeldRef{ID: 7}, row, message.NewMessage("m", nil)))
+			_, err = f.client.Do(ctx, "charge", "order-1", []byte("10 EUR"), f.returning(nil))
+			require.ErrorIs(f, err, effects.ErrUnknown)
+			require.Len(f, f.calls, 1)
+		}
+	})
+}
+
 // A person's word is about the call that they were asked about, not about the next one.
 func TestADecisionCountsOnce(t *testing.T) {
 	t.Parallel()
@@ -194,7 +337,9 @@ func TestADecisionIsNotUsedAgainAfterACrash(t *testing.T) {
 	onEach(t, effects.Provider{}, func(f *fixture) {
 		_, err := f.do(errCall)
 		require.ErrorIs(f, err, effects.ErrUnknown)
-		row := store.ParkedRow{ID: 7, Attempts: 1, Decision: string(parking.CallAgain), DecidedBy: "ann"}
+		row := store.ParkedRow{
+			ID: 7, Attempts: 1, Decision: string(parking.CallAgain), DecidedBy: "ann", Subject: "effect:charge/order-1",
+		}
 		ctx := parking.WithTicket(f.Context(), parking.NewReentry(store.HeldRef{ID: 7}, row, message.NewMessage("m", nil)))
 		for range 2 {
 			_, err = f.client.Do(ctx, "charge", "order-1", []byte("10 EUR"), f.returning(errCall))

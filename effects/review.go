@@ -3,14 +3,13 @@ package effects
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
 // Subject is by what the review of an effect that is unknown names it.
-func (e *UnknownError) Subject() string { return "effect:" + e.Scope + "/" + e.Key }
+func (e *UnknownError) Subject() string { return store.EffectSubject(e.Scope, e.Key) }
 
 // As gives Parking what the review is about.
 func (e *UnknownError) As(target any) bool {
@@ -30,7 +29,10 @@ func (c *Client) decided(ctx context.Context, known store.EffectRow) (bool, erro
 		return false, nil
 	}
 	row := parking.TicketFrom(ctx).Row()
-	note := fmt.Sprintf("review of parked message %d after %d attempts", row.ID, row.Attempts)
+	if row.Subject != store.Identity(store.EffectSubject(known.Scope, known.Key)) {
+		return false, nil // it was said of another call of the message's handler
+	}
+	note := store.ReviewNote(row)
 	var decision Decision
 	switch said {
 	case parking.CallAgain:

@@ -20,7 +20,8 @@ import (
 // message does.
 //
 // A message that Dedupe will skip, line up or refuse goes on without a call, unless two copies
-// come at once: then Do lets one of them call. One whose time to live is over goes on
+// come at once: then Do lets one of them call. Dedupe doesn't handle it then if its turn has
+// come meanwhile: it is delivered again. One whose time to live is over goes on
 // as well, but not once its call was begun: then it is handled, however late.
 func (c *Client) Stage(
 	name string, f func(ctx context.Context, msg *message.Message) (Response, error),
@@ -39,6 +40,8 @@ func (c *Client) Stage(
 				return nil, err
 			}
 			if known {
+				msg.SetContext(begun.Leave(outer)) // by now its turn may have come
+				defer func() { msg.SetContext(outer) }()
 				return h(msg)
 			}
 			response, err := f(ctx, msg)

@@ -2,10 +2,12 @@ package middleware
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/internal/remark"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
@@ -48,9 +50,20 @@ func (d *Dedupe) identify(msg *message.Message, ticket *parking.Ticket) (string,
 	return id, nil
 }
 
+// errUncalled is of a message whose line has opened since its stage looked.
+var errUncalled = errors.New("middleware: its stage has made no call, since it wasn't its turn then: it is delivered again")
+
 // admit records a message that has arrived, or finds out what is known of it. Behind
 // a Parking its line is asked for in the same statement.
 func (d *Dedupe) admit(ctx context.Context, row store.InboxRow, ticket *parking.Ticket) (store.Admission, store.InboxRow, error) {
+	admission, known, err := d.ask(ctx, row, ticket)
+	if err == nil && admission == store.Admitted && begun.Left(ctx) {
+		err = errUncalled
+	}
+	return admission, known, err
+}
+
+func (d *Dedupe) ask(ctx context.Context, row store.InboxRow, ticket *parking.Ticket) (store.Admission, store.InboxRow, error) {
 	if ticket != nil {
 		return d.store.Admit(ctx, row, ticket.Line())
 	}

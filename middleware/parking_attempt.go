@@ -164,7 +164,7 @@ func (p *Parking) leaves(d *held, err error) bool {
 		return true
 	}
 	for _, other := range []error{
-		ErrBusy, ErrConsumerTaken, ErrUnbound, parking.ErrLineFull,
+		ErrBusy, errUncalled, ErrConsumerTaken, ErrUnbound, parking.ErrLineFull,
 		store.ErrClaimLost, store.ErrLinePaused, store.ErrParkedChanged,
 	} {
 		if errors.Is(err, other) {

@@ -3,7 +3,6 @@ package middleware
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -51,7 +50,7 @@ func (d *held) decide(failure error) store.Failure {
 	switch {
 	case class == parking.Conflict:
 		f.Status = store.StatusReview
-		f.Subject, f.Diff = reviewOf(failure)
+		f.Subject, f.Diff = parking.ReviewOf(failure)
 	case class != parking.Permanent && used < len(d.p.cfg.Delays):
 		f.Status, f.DueIn = store.StatusDelayed, d.p.delay(used, failure)
 	}
@@ -72,23 +71,6 @@ func (p *Parking) delay(used int, failure error) time.Duration {
 	}
 	longest := p.cfg.Delays[len(p.cfg.Delays)-1] * patience
 	return max(due, min(asked, max(longest, time.Minute)))
-}
-
-// reviewOf is what a person is shown of a conflict.
-func reviewOf(failure error) (subject string, diff []byte) {
-	var c *parking.ConflictError
-	if !errors.As(failure, &c) {
-		return "", nil
-	}
-	diff, err := json.Marshal(struct {
-		Seen    any              `json:"seen,omitempty"`
-		Current any              `json:"current,omitempty"`
-		Diff    []parking.Change `json:"diff,omitempty"`
-	}{c.Seen, c.Current, c.Diff})
-	if err != nil { // states that JSON can't carry
-		return c.Subject, nil
-	}
-	return c.Subject, diff
 }
 
 func (d *held) write(f store.Failure, failure error) error {

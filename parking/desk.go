@@ -55,6 +55,10 @@ func (d *Desk) List(ctx context.Context, f store.ParkedFilter, after int64, limi
 	if err != nil {
 		return nil, err
 	}
+	return d.items(ctx, rows)
+}
+
+func (d *Desk) items(ctx context.Context, rows []store.ParkedRow) ([]Item, error) {
 	queues, err := d.st.QueuesOf(ctx, rows, MaxQueue)
 	if err != nil {
 		return nil, err
@@ -159,7 +163,7 @@ func explain(id int64, err error) error {
 	case errors.Is(err, store.ErrNotParked):
 		return fmt.Errorf("parking: %w: %d; it was handled in its turn, or was final and is forgotten", store.ErrNotParked, id)
 	}
-	for _, own := range []error{ErrNeedsEdit, ErrInReview, ErrNotInReview, ErrNoReason, ErrNoChange, ErrKeyStays} {
+	for _, own := range []error{ErrNeedsEdit, ErrInReview, ErrNotInReview, ErrNoReason, ErrNoChange, ErrKeyStays, ErrNoCall} {
 		if errors.Is(err, own) {
 			return fmt.Errorf("parking: message %d: %w", id, own)
 		}

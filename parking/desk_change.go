@@ -223,42 +223,6 @@ func (d *Desk) Note(ctx context.Context, id int64, text string) error {
 	return explain(id, err)
 }
 
-// Accept has a message in review handled, with a decision that its handler can read
-// (DecisionFromContext): Accepted, or of an effect CallAgain or CallDone.
-//
-// Errors match ErrNotInReview, ErrInHand, store.ErrNotParked, and store.ErrStatus.
-func (d *Desk) Accept(ctx context.Context, id int64, decision Decision) error {
-	switch decision {
-	case Accepted, CallAgain, CallDone:
-	case NoDecision:
-		decision = Accepted
-	default:
-		return fmt.Errorf("parking: unknown decision %q", decision)
-	}
-	err := d.st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		row, err := d.st.ReleaseParked(ctx, tx, id, store.Release{
-			By: d.cfg.Actor, Decision: string(decision), Check: func(row store.ParkedRow) error {
-				if row.Status != store.StatusReview {
-					return ErrNotInReview
-				}
-				return nil
-			},
-		})
-		if err != nil {
-			return err
-		}
-		return d.sign(ctx, tx, row, actionAccept, "", map[string]any{
-			"before": row.Status, "after": store.StatusReleased, "decision": decision, "subject": row.Subject,
-		})
-	})
-	return explain(id, err)
-}
-
-// Reject is Discard for a message in review. Errors match ErrNotInReview too.
-func (d *Desk) Reject(ctx context.Context, id int64, reason string) error {
-	return d.discard(ctx, id, actionReject, reason)
-}
-
 func target(id int64) string { return strconv.FormatInt(id, 10) }
 
 // sign records a change of a message.

@@ -165,6 +165,7 @@ func (r *retrying) release(ctx context.Context, mark store.ParkedMark) error {
 func IsRefusal(err error) bool {
 	for _, about := range []error{
 		store.ErrStatus, store.ErrNotParked, store.ErrRedacted, ErrNeedsEdit, ErrInReview, ErrNotInReview, ErrInHand,
+		ErrNoCall,
 	} {
 		if errors.Is(err, about) {
 			return true

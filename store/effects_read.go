@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -30,6 +31,27 @@ func (s *Store) Effect(ctx context.Context, scope, key string) (EffectRow, error
 		return EffectRow{}, err
 	}
 	return row, nil
+}
+
+const effectSubject = "effect:"
+
+// EffectSubject is by what the review of an effect names it.
+func EffectSubject(scope, key string) string { return effectSubject + scope + "/" + key }
+
+// EffectOfSubject returns the effect that a review is about, as it was read; ok is false
+// when it is about something else, or the effect's name is so long that it is stored as
+// a hash.
+func EffectOfSubject(subject string) (scope, key string, ok bool) {
+	name, ok := strings.CutPrefix(subject, effectSubject)
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(name, "/") // a scope has no slash
+}
+
+// ReviewNote is what an effect that was settled in a message's review has as its note.
+func ReviewNote(row ParkedRow) string {
+	return fmt.Sprintf("review of parked message %d after %d attempts", row.ID, row.Attempts)
 }
 
 // Remembers reports whether a consumer has a message in its inbox, whatever the

@@ -90,12 +90,23 @@ func (s *Store) parkedWhere(f ParkedFilter) (where string, args []any, err error
 // behind the one with the id after. Contents, chains and histories are left out, and
 // MessageID is in the form in which it is stored. Errors match ErrFilter.
 func (s *Store) ListParked(ctx context.Context, f ParkedFilter, after int64, limit int) ([]ParkedRow, error) {
+	return s.listParked(ctx, f, after, limit, "")
+}
+
+// ListReviews is ListParked for what waits for a decision, with Diff.
+func (s *Store) ListReviews(ctx context.Context, f ParkedFilter, after int64, limit int) ([]ParkedRow, error) {
+	f.Status = []ParkedStatus{StatusReview}
+	return s.listParked(ctx, f, after, limit, "diff, sealed, ")
+}
+
+func (s *Store) listParked(ctx context.Context, f ParkedFilter, after int64, limit int, more string) ([]ParkedRow, error) {
 	where, args, err := s.parkedWhere(f)
 	if err != nil {
 		return nil, fmt.Errorf("store: list parked messages: %w", err)
 	}
 	d := s.dialect
-	query := "SELECT id, origin, consumer, line, inbox_id, message_id, message_key, topic, destination, TRUE AS no_payload, " +
+	query := "SELECT " + more +
+		"id, origin, consumer, line, inbox_id, message_id, message_key, topic, destination, TRUE AS no_payload, " +
 		"'{}' AS metadata, edits, status, class, reason, error_type, error_group, error_title, '[]' AS chain, '[]' AS history, " +
 		"attempts, tries, " + d.micros("due_at") + " - " + d.micros(d.now()) + " AS due_us, subject, decision, decided_by, " +
 		"outbox_service, outbox_partition, outbox_row, " + d.micros("parked_at") + " AS parked_us, " +

@@ -106,6 +106,8 @@ type parkedJSON struct {
 	// Ahead and Behind are messages of its line, counted to 1,000.
 	Ahead  int `json:"ahead"`
 	Behind int `json:"behind"`
+	// Diff is what differs, of one in review; parked ls leaves it out.
+	Diff []parking.Change `json:"diff,omitempty"`
 }
 
 func parkedOf(item parking.Item) parkedJSON {
@@ -116,6 +118,9 @@ func parkedOf(item parking.Item) parkedJSON {
 		ErrorType: row.ErrorType, Group: row.ErrorGroup, Title: row.ErrorTitle, Attempts: row.Attempts, Tries: row.Tries,
 		Edits: row.Edits, ParkedAt: row.ParkedAt, DecidedBy: row.DecidedBy, Decision: row.Decision, Subject: row.Subject,
 		Ahead: item.Ahead, Behind: item.Behind,
+	}
+	if shown, err := parking.ShownOf(row); err == nil { // else a person is told in words
+		told.Diff = shown.Diff
 	}
 	if row.Status == store.StatusDelayed {
 		due := seconds(row.DueIn)
@@ -154,7 +159,9 @@ With --by-error it counts what has failed in the same way.`,
 				if byError {
 					return s.parkedGroups(cmd.Context(), desk, st, f, limit)
 				}
-				return s.listParked(cmd.Context(), desk, st, f, after, limit)
+				return s.list(cmd.Context(), st, limit, parkedColumns(), func(ctx context.Context) ([]parking.Item, error) {
+					return desk.List(ctx, f, after, limit)
+				})
 			})
 		},
 	}
@@ -179,8 +186,34 @@ func (a *app) desk(
 	})
 }
 
-func (s *session) listParked(
-	ctx context.Context, desk *parking.Desk, st *store.Store, f store.ParkedFilter, after int64, limit int,
+// columns are what a list shows of kept messages.
+type columns struct {
+	header []string
+	cells  func(item parking.Item, now time.Time) []string
+}
+
+func parkedColumns() columns {
+	return columns{
+		header: []string{"ID", "CONSUMER", "KEY", "STATUS", "CLASS", "TRIES", "AGE", "NEXT", "BEHIND", "REASON"},
+		cells: func(item parking.Item, now time.Time) []string {
+			return []string{
+				number(item.ID), consumerName(item.ParkedRow), item.Key, string(item.Status), item.Class,
+				number(int64(item.Attempts)), rounded(now.Sub(item.ParkedAt)), nextWords(item.ParkedRow, now), behindWords(item),
+				item.Reason,
+			}
+		},
+	}
+}
+
+func behindWords(item parking.Item) string {
+	if item.Behind >= parking.MaxQueue {
+		return number(int64(item.Behind)) + "+"
+	}
+	return number(int64(item.Behind))
+}
+
+func (s *session) list(
+	ctx context.Context, st *store.Store, limit int, c columns, read func(ctx context.Context) ([]parking.Item, error),
 ) error {
 	now, err := st.Now(ctx)
 	if err != nil {
@@ -188,24 +221,17 @@ func (s *session) listParked(
 	}
 	var items []parking.Item
 	err = s.app.progress("looking at what is kept", func() error {
-		items, err = desk.List(ctx, f, after, limit)
+		items, err = read(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
 	result := parkedListJSON{Database: s.url.Name, Messages: []parkedJSON{}}
-	rows := [][]string{{"ID", "CONSUMER", "KEY", "STATUS", "CLASS", "TRIES", "AGE", "NEXT", "BEHIND", "REASON"}}
+	rows := [][]string{c.header}
 	for _, item := range items {
 		result.Messages = append(result.Messages, parkedOf(item))
-		behind := number(int64(item.Behind))
-		if item.Behind >= parking.MaxQueue {
-			behind += "+"
-		}
-		rows = append(rows, []string{
-			number(item.ID), consumerName(item.ParkedRow), item.Key, string(item.Status), item.Class,
-			number(int64(item.Attempts)), rounded(now.Sub(item.ParkedAt)), nextWords(item.ParkedRow, now), behind, item.Reason,
-		})
+		rows = append(rows, c.cells(item, now))
 	}
 	if len(items) == limit {
 		result.Next = items[limit-1].ID

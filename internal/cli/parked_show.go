@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -27,7 +28,10 @@ type parkedShowJSON struct {
 	// Edited is what is handled instead, missing where nobody has edited it.
 	Edited *contentJSON `json:"edited,omitempty"`
 	// Problem says why the content can't be read.
-	Problem string                `json:"problem,omitempty"`
+	Problem string `json:"problem,omitempty"`
+	// Seen and Current are the states that a review is about; only with --payload.
+	Seen    json.RawMessage       `json:"seen,omitempty"`
+	Current json.RawMessage       `json:"current,omitempty"`
 	Errors  []store.ErrorLink     `json:"errors"`
 	History []store.AttemptRecord `json:"history"`
 	Notes   string                `json:"notes"`
@@ -127,6 +131,9 @@ func (s *session) showParked(
 		return s.app.write(string(payload))
 	}
 	text := showText(whole, now)
+	if shown, err := parking.ShownOf(whole.ParkedRow); err == nil && form != "" {
+		text += stateText("Seen", shown.Seen) + stateText("Current", shown.Current)
+	}
 	switch form {
 	case "text":
 		text += "\nPayload\n" + harmless(string(payload)) + "\n"
@@ -134,6 +141,13 @@ func (s *session) showParked(
 		text += "\nPayload\n" + hex.Dump(payload)
 	}
 	return s.app.write(text)
+}
+
+func stateText(name string, state json.RawMessage) string {
+	if state == nil {
+		return ""
+	}
+	return "\n" + name + "\n" + harmless(string(state)) + "\n"
 }
 
 func (s *session) showJSON(whole parking.Whole, withPayload bool) parkedShowJSON {
@@ -154,6 +168,9 @@ func (s *session) showJSON(whole parking.Whole, withPayload bool) parkedShowJSON
 	}
 	if whole.Problem != nil {
 		told.Problem = whole.Problem.Error()
+	}
+	if shown, err := parking.ShownOf(whole.ParkedRow); err == nil && withPayload {
+		told.Seen, told.Current = shown.Seen, shown.Current
 	}
 	return told
 }
@@ -206,6 +223,9 @@ func showText(whole parking.Whole, now time.Time) string {
 		for _, line := range lines {
 			text.WriteString("  " + line + "\n")
 		}
+	}
+	if row.Problem == nil {
+		section("What differs", diffLines(row))
 	}
 	section("Errors, from the outside to the cause", chainLines(row.Chain))
 	section("Tries that have failed", historyLines(row.History))
