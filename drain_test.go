@@ -12,6 +12,7 @@ import (
 	"github.com/headrace-go/headrace"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
+	"github.com/headrace-go/headrace/store"
 )
 
 func TestDrainCanBeTriedAgain(t *testing.T) {
@@ -104,4 +105,27 @@ func TestDrainRelaysAfterRunHasEnded(t *testing.T) {
 	defer cancel()
 	require.NoError(t, hr.Drain(bounded))
 	(<-out).Ack()
+}
+
+// What is parked for a handler is nowhere else: a removal that would forget it is told.
+func TestDrainNamesWhatIsParkedForHandlers(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	hr := b.open(t)
+	require.NoError(t, hr.Drain(t.Context()))
+	for _, consumer := range []string{"test.effect", "another.effect"} {
+		require.NoError(t, hr.Store().InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
+			_, _, _, err := hr.Store().Park(ctx, tx, store.ParkedRow{
+				Origin: store.OriginConsumer, Consumer: consumer, Line: "message/1", InboxID: "1", MessageID: "1",
+				Status: store.StatusReview,
+			}, nil)
+			return err
+		}))
+	}
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	err := hr.Drain(bounded)
+	require.ErrorIs(t, err, headrace.ErrParked)
+	require.ErrorContains(t, err, `1 for consumer "test.effect" (1 of them in review)`)
+	require.NotContains(t, err.Error(), "another")
 }

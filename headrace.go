@@ -43,9 +43,9 @@ var ErrClosed = errors.New("headrace is closed")
 // ErrScheduled says that Drain has left messages whose time has not come.
 var ErrScheduled = errors.New("messages wait to be sent later")
 
-// ErrParked says that Drain has left messages that are parked in the outbox, and
-// what waits behind them.
-var ErrParked = errors.New("messages are parked in the outbox")
+// ErrParked says that Drain has left messages that are parked, in the outbox or for a
+// handler, and what waits behind them.
+var ErrParked = errors.New("messages are parked")
 
 // Plugin is the usual set: a store, Dedupe, an outbox and its forwarder, and the
 // purge. It is safe for concurrent use.

@@ -194,8 +194,8 @@ const (
 //
 // When the context ends first, the error says how much is left. Messages for later
 // are sent when they are due: where some are not, the error matches ErrScheduled, and
-// says how many. What is parked waits for a person: where nothing else is left, the
-// error matches ErrParked.
+// says how many. What is parked waits for a person, in the outbox or for one of the
+// service's handlers: where nothing else is left, the error matches ErrParked.
 func (p *Plugin) Drain(ctx context.Context) error {
 	relaying, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -246,6 +246,13 @@ func (p *Plugin) drained(ctx context.Context, lookForParked bool) (bool, error) 
 			return false, nil
 		}
 	}
+	if len(waiting) == 0 {
+		kept, unread := p.parkedForHandlers(ctx)
+		if unread != nil {
+			return false, nil //nolint:nilerr // it is asked again
+		}
+		err = kept
+	}
 	if len(later) > 0 {
 		err = errors.Join(err, fmt.Errorf("%w: %s (headrace scheduled ls, cancel)", ErrScheduled, strings.Join(later, "; ")))
 	}
@@ -274,6 +281,25 @@ func (p *Plugin) parkedAlone(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("%w: %s; %d more wait behind them", ErrParked, strings.Join(parked, ", "), in.Behind)
+}
+
+// parkedForHandlers returns an error where something is kept for handlers of the
+// service, which nobody will handle when its tables are gone.
+func (p *Plugin) parkedForHandlers(ctx context.Context) (kept, err error) {
+	counts, err := p.store.CountParked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var parked []string
+	for _, c := range counts {
+		if strings.HasPrefix(c.Consumer, p.cfg.Service+".") {
+			parked = append(parked, fmt.Sprintf("%d for consumer %q (%d of them in review)", c.Open(), c.Consumer, c.Review))
+		}
+	}
+	if len(parked) == 0 {
+		return nil, nil
+	}
+	return fmt.Errorf("%w: %s (headrace parked ls, review ls)", ErrParked, strings.Join(parked, ", ")), nil
 }
 
 // relayFor relays until the context ends, where nothing else in this plugin does.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/headrace-go/headrace/store"
@@ -17,11 +19,16 @@ type GroupOptions struct {
 	Rate float64
 	// Limit is how many are released at most. Default 0: all.
 	Limit int
-	// Follow also waits until each that was released was handled or has failed again.
-	Follow bool
+	// Follow also waits until each that was released was handled or has failed again. It
+	// ends with a *NobodyRunsError when, for Patience (default 15 s), nothing has happened
+	// and no process says that it handles the messages that are left.
+	Follow   bool
+	Patience time.Duration
 	// Progress is called after every message, and with Follow after every look at what
 	// became of them. Optional.
 	Progress func(Progress)
+	// Released is called with each that was released, as it was before. Optional.
+	Released func(row store.ParkedRow)
 	// Refused is called with what was left alone, and why. Optional.
 	Refused func(id int64, why error)
 }
@@ -72,8 +79,11 @@ const lookEvery = time.Second
 //
 // Errors match store.ErrFilter, and the context's own when it ends before.
 func (d *Desk) RetryAll(ctx context.Context, f store.ParkedFilter, o GroupOptions) (Progress, error) {
-	if o.Rate < 0 || o.Limit < 0 {
-		return Progress{}, errors.New("parking: a rate or a limit is not negative")
+	if o.Rate < 0 || o.Limit < 0 || o.Patience < 0 {
+		return Progress{}, errors.New("parking: a rate, a limit or a time is not negative")
+	}
+	if o.Patience == 0 {
+		o.Patience = 15 * time.Second
 	}
 	byName := len(f.IDs) > 0 && len(f.Status) == 0
 	switch {
@@ -86,7 +96,7 @@ func (d *Desk) RetryAll(ctx context.Context, f store.ParkedFilter, o GroupOption
 	if err != nil {
 		return Progress{}, err
 	}
-	r := &retrying{d: d, o: o, attempts: map[int64]int{}}
+	r := &retrying{d: d, o: o, attempts: map[int64]int{}, consumers: map[int64]string{}}
 	r.p.Total = len(marks)
 	if byName && o.Limit == 0 {
 		r.missing(f.IDs, marks)
@@ -99,6 +109,9 @@ func (d *Desk) RetryAll(ctx context.Context, f store.ParkedFilter, o GroupOption
 	}
 	for o.Follow {
 		if err := r.see(ctx); err != nil || r.p.Open == 0 {
+			return r.p, err
+		}
+		if err := r.stuck(ctx); err != nil {
 			return r.p, err
 		}
 		if err := d.sleep(ctx, lookEvery); err != nil {
@@ -134,6 +147,36 @@ type retrying struct {
 	next, look time.Time
 	// attempts are how often those released had been tried, while they aren't final.
 	attempts map[int64]int
+	// consumers have those of them that a handler gets, while they weren't tried.
+	consumers map[int64]string
+	// before is what stuck has seen last, since when nothing has happened.
+	before Progress
+	since  time.Time
+}
+
+// stuck ends the wait for processes that don't run.
+func (r *retrying) stuck(ctx context.Context) error {
+	now := r.d.cfg.Clock.Now()
+	if r.p != r.before || r.since.IsZero() {
+		r.before, r.since = r.p, now
+	}
+	if now.Sub(r.since) < r.o.Patience || len(r.consumers) == 0 || len(r.consumers) < r.p.Open {
+		return nil // or the outbox's, whose forwarder isn't known here
+	}
+	nobody, err := r.d.NotRunning(ctx, slices.Collect(maps.Values(r.consumers))...)
+	if err != nil {
+		return err
+	}
+	stopped := map[string]bool{}
+	for _, consumer := range nobody {
+		stopped[consumer] = true
+	}
+	for _, consumer := range r.consumers {
+		if !stopped[consumer] {
+			return nil
+		}
+	}
+	return &NobodyRunsError{Consumers: nobody}
 }
 
 func (r *retrying) release(ctx context.Context, mark store.ParkedMark) error {
@@ -144,6 +187,9 @@ func (r *retrying) release(ctx context.Context, mark store.ParkedMark) error {
 	switch {
 	case err == nil:
 		r.p.Released++
+		if r.o.Released != nil {
+			r.o.Released(row)
+		}
 		if r.o.Rate > 0 {
 			r.next = r.next.Add(time.Duration(float64(time.Second) / r.o.Rate))
 		}
@@ -207,6 +253,7 @@ func (r *retrying) see(ctx context.Context) error {
 		ids = append(ids, id)
 	}
 	r.p.FailedAgain, r.p.Open = 0, 0
+	clear(r.consumers)
 	const atOnce = 500
 	for start := 0; start < len(ids); start += atOnce {
 		some := ids[start:min(start+atOnce, len(ids))]
@@ -248,14 +295,21 @@ func (r *retrying) count(row store.ParkedRow) {
 			r.p.FailedAgain++
 			return
 		}
-		r.p.Open++
+		r.open(row)
 		return
 	case store.StatusReleased, store.StatusWaiting:
-		r.p.Open++
+		r.open(row)
 		return
 	}
 	*final++
 	delete(r.attempts, row.ID)
+}
+
+func (r *retrying) open(row store.ParkedRow) {
+	r.p.Open++
+	if row.Origin != store.OriginOutbox {
+		r.consumers[row.ID] = row.Consumer
+	}
 }
 
 func (r *retrying) say() {

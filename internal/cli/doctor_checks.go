@@ -72,6 +72,8 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 	var partitions []store.PartitionCount
 	var leases []store.Lease
 	var scheduled []store.ScheduledCount
+	var kept []parkedCountJSON
+	var unknown int64
 	err = s.app.progress("counting the outbox", func() (err error) {
 		if topics, err = st.CountOutbox(ctx); err != nil {
 			return err
@@ -85,14 +87,17 @@ func (s *session) checkOutbox(ctx context.Context, e examination) []finding {
 		leases, err = st.Leases(ctx, "")
 		return err
 	})
+	if err == nil {
+		kept, unknown, err = s.countParked(ctx, st)
+	}
 	if err != nil {
 		return []finding{failed("outbox", err)}
 	}
 	outbox := outboxOf(topics)
-	return []finding{
+	return append([]finding{
 		checkAge(outbox, e.maxAge), checkFailing(outbox), checkParked(outbox), checkOwners(partitions, leases),
 		checkScheduled(scheduled),
-	}
+	}, checkKept(kept, unknown)...)
 }
 
 // checkScheduled finds services whose messages for later nobody sends.

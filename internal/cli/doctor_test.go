@@ -59,7 +59,7 @@ func TestDoctorOfAHealthyDatabase(t *testing.T) {
 			}
 			names = append(names, f.Check)
 		}
-		require.Equal(t, checks[kind]+" outbox age outbox errors outbox parked outbox owners scheduled dedupe window",
+		require.Equal(t, checks[kind]+" outbox age outbox errors outbox parked outbox owners scheduled parked dedupe window",
 			strings.Join(names, " "))
 
 		var term terminal

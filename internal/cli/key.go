@@ -127,6 +127,9 @@ func (s *session) releaseKey(
 	if refused == nil && len(freed.Released) == 0 && !freed.Resumed {
 		refused = errNothingWaits
 	}
+	if len(freed.Released) > 0 {
+		s.sayWhoRuns(ctx, desk, consumer)
+	}
 	return s.tellKey(ctx, desk, consumer, key, freed, refused)
 }
 

@@ -81,20 +81,24 @@ func (s *session) explainMigration(err error) error {
 }
 
 func (a *app) migrateDown() *cobra.Command {
-	var yes bool
+	var yes, force bool
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "Take back the newest migration, with the data in its tables",
-		Args:  cobra.NoArgs,
+		Long: `Take back the newest migration, with the data in its tables. Messages that are parked
+or in review, and calls of which nobody knows whether they have happened, are nowhere
+else: while there are any it refuses, and names them, unless --force is given.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), false, func(s *session) error { return s.migrateDown(cmd.Context(), yes) })
+			return a.with(cmd.Context(), false, func(s *session) error { return s.migrateDown(cmd.Context(), yes, force) })
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	cmd.Flags().BoolVar(&force, "force", false, "also delete what waits for people and is nowhere else")
 	return cmd
 }
 
-func (s *session) migrateDown(ctx context.Context, yes bool) error {
+func (s *session) migrateDown(ctx context.Context, yes, force bool) error {
 	before, err := s.schema(ctx)
 	if err != nil {
 		return err
@@ -107,7 +111,18 @@ func (s *session) migrateDown(ctx context.Context, yes bool) error {
 		return fmt.Errorf("%w: version %d was applied by a newer program and only that one can take it back",
 			store.ErrSchemaTooNew, before.Version)
 	}
+	unfinished, err := s.unfinished(ctx, before.Version)
+	if err != nil {
+		return err
+	}
+	if unfinished != "" && !force {
+		return fmt.Errorf("nothing was changed: version %d holds what is nowhere else: %s; "+
+			"have it handled or discarded (headrace parked ls, headrace review ls), or pass --force", before.Version, unfinished)
+	}
 	if !yes {
+		if unfinished != "" {
+			s.app.sayf("Lost for good: %s.", unfinished)
+		}
 		if err := s.confirmDown(ctx, before.Version); err != nil {
 			return err
 		}
@@ -120,6 +135,62 @@ func (s *session) migrateDown(ctx context.Context, yes bool) error {
 		return err
 	}
 	return s.showMigrations(ctx)
+}
+
+// Versions whose tables hold what waits for people.
+const (
+	effectsVersion = 2
+	parkingVersion = 4
+)
+
+// unfinished says what waits for people in the tables of a version, or nothing.
+func (s *session) unfinished(ctx context.Context, version int64) (string, error) {
+	inspector, err := store.NewInspector(s.db, s.cfg)
+	if err != nil {
+		return "", err
+	}
+	var words []string
+	switch version {
+	case parkingVersion:
+		var counts []store.ParkedCount
+		err = s.app.progress("counting what is parked", func() (err error) {
+			counts, err = inspector.CountParked(ctx)
+			return err
+		})
+		for _, c := range counts {
+			words = append(words, parkedWords(c)+" of consumer "+cell(c.Consumer))
+		}
+	case effectsVersion:
+		var counts []store.EffectCount
+		err = s.app.progress("counting effects", func() (err error) {
+			counts, err = inspector.CountOpenEffects(ctx)
+			return err
+		})
+		for _, c := range counts {
+			words = append(words, fmt.Sprintf("%s of unknown outcome and %d begun of scope %s",
+				plural(c.Unknown, "call"), c.Begun, cell(c.Scope)))
+		}
+	}
+	return strings.Join(words, "; "), err
+}
+
+// parkedWords counts what is kept of a consumer.
+func parkedWords(c store.ParkedCount) string {
+	var words []string
+	for _, part := range []struct {
+		n    int64
+		what string
+	}{
+		{c.Parked, "parked"},
+		{c.Review, "in review"},
+		{c.Delayed + c.Released, "to be tried again"},
+		{c.Waiting, "waiting behind others"},
+	} {
+		if part.n > 0 {
+			words = append(words, fmt.Sprintf("%d %s", part.n, part.what))
+		}
+	}
+	return strings.Join(words, ", ")
 }
 
 // errDeclined ends a command that was not confirmed.

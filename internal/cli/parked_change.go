@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -271,6 +273,12 @@ func (s *session) retryParked(
 			refused.WriteString(refusalText(id, why))
 		}
 	}
+	consumers := map[string]bool{}
+	o.Released = func(row store.ParkedRow) {
+		if row.Origin != store.OriginOutbox {
+			consumers[row.Consumer] = true
+		}
+	}
 	said := time.Now()
 	o.Progress = func(p parking.Progress) {
 		if time.Since(said) >= s.app.ProgressEvery {
@@ -295,10 +303,26 @@ func (s *session) retryParked(
 	default:
 		err = errors.Join(s.app.write(text), err)
 	}
+	if nobody := (*parking.NobodyRunsError)(nil); errors.As(err, &nobody) {
+		s.app.sayf("headrace: %s", sentence(strings.TrimPrefix(nobody.Error(), "parking: ")))
+		return errFound
+	}
 	if err == nil && p.Refused+p.FailedAgain > 0 {
 		err = errFound
 	}
+	if p.Released > 0 && !o.Follow {
+		s.sayWhoRuns(ctx, desk, slices.Collect(maps.Keys(consumers))...)
+	}
 	return err
+}
+
+// sayWhoRuns tells of consumers whose messages are to be handled by nobody who runs.
+func (s *session) sayWhoRuns(ctx context.Context, desk *parking.Desk, consumers ...string) {
+	nobody, err := desk.NotRunning(ctx, consumers...)
+	if err != nil || len(nobody) == 0 { // it is only a word to the wise
+		return
+	}
+	s.app.sayf("note: %s", sentence(strings.TrimPrefix((&parking.NobodyRunsError{Consumers: nobody}).Error(), "parking: ")))
 }
 
 func progressText(p parking.Progress, follow bool) string {

@@ -61,6 +61,10 @@ type statusJSON struct {
 	// Scheduled are messages for later, of all services.
 	Scheduled laterJSON   `json:"scheduled"`
 	Inbox     []inboxJSON `json:"inbox"`
+	// Parked is what is kept for consumers and not over.
+	Parked []parkedCountJSON `json:"parked"`
+	// UnknownEffects are calls of which a person must say whether they have happened.
+	UnknownEffects int64 `json:"unknown_effects"`
 	// Repeats are deliveries of messages that the inbox knew already.
 	Repeats []repeatsJSON `json:"repeats"`
 	Leases  []leaseJSON   `json:"leases"`
@@ -159,7 +163,9 @@ func (s *session) status(ctx context.Context, l limits, verbose bool) error {
 }
 
 func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, error) {
-	result := statusJSON{Database: s.url.Name, Inbox: []inboxJSON{}, Repeats: []repeatsJSON{}, Problems: []string{}}
+	result := statusJSON{
+		Database: s.url.Name, Inbox: []inboxJSON{}, Parked: []parkedCountJSON{}, Repeats: []repeatsJSON{}, Problems: []string{},
+	}
 	var topics []store.OutboxCount
 	var inbox []store.InboxCount
 	var repeats []store.VerdictLogCount
@@ -188,6 +194,9 @@ func (s *session) readStatus(ctx context.Context, st *store.Store) (statusJSON, 
 	}
 	leases, err := st.Leases(ctx, "")
 	if err != nil {
+		return result, err
+	}
+	if result.Parked, result.UnknownEffects, err = s.countParked(ctx, st); err != nil {
 		return result, err
 	}
 	result.Scheduled = scheduledOf(scheduled)
@@ -249,7 +258,15 @@ func (r statusJSON) text(verbose bool) string {
 	if r.Scheduled.Waiting > 0 {
 		parts = append(parts, r.Scheduled.String())
 	}
-	parts = append(parts, r.inboxText(), r.repeatsText(), leases(r.Leases))
+	parts = append(parts, r.inboxText())
+	if len(r.Parked) > 0 {
+		parts = append(parts, r.parkedText())
+	}
+	if r.UnknownEffects > 0 {
+		parts = append(parts, fmt.Sprintf("EFFECTS  %s of unknown outcome, for a person to settle",
+			plural(r.UnknownEffects, "call")))
+	}
+	parts = append(parts, r.repeatsText(), leases(r.Leases))
 	return strings.Join(parts, "\n\n") + "\n" + strings.Join(problems, "")
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -223,7 +224,8 @@ func TestStatusOfAnIdleService(t *testing.T) {
 		require.Equal(t, exitOK, term.run(t, "status", "--json", "--db", url), term.err.String())
 		require.JSONEq(t, `{"database": "DB", "inbox": [], "repeats": [], "leases": [], "problems": [],
 			"outbox": {"unsent": 0, "failing": 0, "parked": 0, "oldest_age_seconds": 0, "topics": []},
-			"scheduled": {"waiting": 0, "next_in_seconds": 0}}`, steady(term.out.String(), url))
+			"scheduled": {"waiting": 0, "next_in_seconds": 0},
+			"parked": [], "unknown_effects": 0}`, steady(term.out.String(), url))
 	})
 }
 
@@ -273,4 +275,92 @@ func TestStatusWithoutSchemaSaysHowToGetOne(t *testing.T) {
 		require.Contains(t, term.err.String(), "the schema is missing or too old")
 		require.Contains(t, term.err.String(), "run `headrace migrate up --db URL`")
 	})
+}
+
+// What waits for people is counted by its consumer, and isn't taken back unasked.
+func TestWhatIsParkedIsNamedBeforeItIsLost(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		t, url := on.T, on.url
+		st, _ := migrated(t, on.kind, url)
+		var term terminal
+		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url), term.out.String())
+		require.Contains(t, term.out.String(), "no message waits for a person")
+		keep(t, st, "sku-1", "1", store.StatusParked, errUnknown)
+		keep(t, st, "sku-1", "2", store.StatusWaiting, nil)
+		keep(t, st, "sku-2", "3", store.StatusDelayed, errRefused)
+		keep(t, st, "sku-3", "4", store.StatusReview, errors.New("conflict"))
+		unknownEffect(t, st)
+
+		got := result[statusJSON](t, exitOK, "status", "--db", url)
+		require.Len(t, got.Parked, 1)
+		kept := got.Parked[0]
+		require.Positive(t, kept.OldestAgeSeconds)
+		kept.OldestAgeSeconds = 0
+		require.Equal(t, parkedCountJSON{Consumer: parkedConsumer, Parked: 1, Review: 1, Delayed: 1, Waiting: 1}, kept)
+		require.EqualValues(t, 1, got.UnknownEffects)
+		require.Equal(t, exitOK, term.run(t, "status", "--db", url))
+		require.Contains(t, steady(term.out.String(), url),
+			"shop.orders  1  1  1  0  1  AGE  0\n\nEFFECTS  1 call of unknown outcome")
+		require.Equal(t, exitOK, term.run(t, "doctor", "--db", url))
+		told := durations.ReplaceAllString(term.out.String(), "AGE")
+		require.Contains(t, told, "shop.orders: 1 parked, 1 in review, 1 behind them, the oldest for AGE")
+		require.Contains(t, told, "shop.orders: 1 are to be tried again, and no process says that it handles them")
+		require.Contains(t, told, "1 call of unknown outcome")
+
+		require.Equal(t, exitFailed, term.run(t, "migrate", "down", "--yes", "--db", url))
+		require.Contains(t, term.err.String(), "version 4 holds what is nowhere else: 1 parked, 1 in review, "+
+			"1 to be tried again, 1 waiting behind others of consumer shop.orders")
+		require.NoError(t, st.CheckSchema(t.Context()))
+		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--yes", "--force", "--db", url), term.err.String())
+		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--yes", "--db", url), term.err.String()) // the audit
+		require.Equal(t, exitFailed, term.run(t, "migrate", "down", "--yes", "--db", url))
+		require.Contains(t, term.err.String(), "1 call of unknown outcome and 0 begun of scope charge")
+		require.Equal(t, exitOK, term.run(t, "migrate", "down", "--yes", "--force", "--db", url), term.err.String())
+	})
+}
+
+// A retry whose consumer doesn't run says so, and doesn't wait for it for ever.
+func TestARetryThatNobodyHandlesSaysSo(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(on database) {
+		st, _ := migrated(on.T, on.kind, on.url)
+		keep(on.T, st, "sku-1", "1", store.StatusParked, errRefused)
+		keep(on.T, st, "sku-2", "2", store.StatusParked, errRefused)
+		keep(on.T, st, "sku-3", "3", store.StatusParked, errRefused)
+		do := newCommands(on.T, on.url)
+		do.do(exitOK, "parked", "retry", "1")
+		require.Contains(on, do.term.err.String(), "no process says that it handles messages of shop.orders")
+		do.do(exitOK, "key", "release", parkedConsumer, "sku-2")
+		require.Contains(on, do.term.err.String(), "no process says that it handles messages of shop.orders")
+		desk := parking.NewDesk(st, parking.DeskConfig{Actor: "anna"})
+		p, err := desk.RetryAll(on.Context(), store.ParkedFilter{IDs: []int64{3}},
+			parking.GroupOptions{Follow: true, Patience: time.Millisecond})
+		var nobody *parking.NobodyRunsError
+		require.ErrorAs(on, err, &nobody)
+		require.Equal(on, []string{parkedConsumer}, nobody.Consumers)
+		require.Equal(on, 1, p.Open)
+
+		_, took, err := st.AcquireLease(on.Context(), store.PresenceLease(parkedConsumer, "host-1"), "host-1", time.Hour)
+		require.NoError(on, err)
+		require.True(on, took)
+		keep(on.T, st, "sku-4", "4", store.StatusParked, errRefused)
+		do.do(exitOK, "parked", "retry", "4")
+		require.NotContains(on, do.term.err.String(), "no process")
+	})
+}
+
+// unknownEffect writes a call of which nobody knows whether it has happened.
+func unknownEffect(t *testing.T, st *store.Store) {
+	t.Helper()
+	effect := store.EffectRow{Scope: "charge", Key: "1", Provider: "bank", RequestHash: make([]byte, 32), Owner: "host-1"}
+	err := st.InTx(t.Context(), func(ctx context.Context, _ store.Tx) error {
+		_, _, err := st.ClaimEffect(ctx, effect, time.Minute, nil)
+		return err
+	})
+	require.NoError(t, err)
+	effect.Status, effect.Epoch, effect.LastError = store.EffectUnknown, 1, "timeout"
+	ok, err := st.FinishEffect(t.Context(), effect)
+	require.NoError(t, err)
+	require.True(t, ok)
 }
