@@ -285,18 +285,20 @@ func checkBackoff(t *Trial) Observation {
 		failures = 8
 		slow     = time.Second // from where on fewer failures have to do
 		slowMin  = 4
-		slowMax  = 5
+		enough   = 40 * time.Second
 	)
 	c := t.Subscribe(groupOne)
 	t.Publish(t.Message("a"))
 	var pauses []time.Duration
-	d := c.Next()
+	d, first := c.Next(), time.Now()
 	for len(pauses) < failures {
 		began := time.Now()
 		d.Nack()
 		d = c.NextAgain()
 		pauses = append(pauses, time.Since(began).Round(time.Millisecond))
-		if n := len(pauses); pauses[0] >= slow && (n == slowMax || n >= slowMin && backedOff(pauses, n-1, 1)) {
+		// A broker may look slow because the machine is: it gets its failures too.
+		n := len(pauses)
+		if pauses[0] >= slow && n >= slowMin && (time.Since(first) > enough || backedOff(pauses, n-1, 1)) {
 			break
 		}
 	}
