@@ -43,35 +43,6 @@ type HeldRef struct {
 	Edits int
 }
 
-// DueConsumers returns those of the consumers that have lines to be worked now. It
-// locks nothing.
-func (s *Store) DueConsumers(ctx context.Context, consumers []string) (due []string, err error) {
-	if len(consumers) == 0 {
-		return nil, nil
-	}
-	stored := make(map[string]string, len(consumers))
-	names := make([]string, len(consumers))
-	for i, consumer := range consumers {
-		names[i] = Identity(consumer)
-		stored[names[i]] = consumer
-	}
-	query, args, err := sqlx.In("SELECT DISTINCT consumer FROM "+s.names.gates+" WHERE due_at <= "+s.dialect.now()+
-		" AND consumer IN (?)", names)
-	if err != nil {
-		return nil, err
-	}
-	err = s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.SelectContext(ctx, &due, s.dialect.rebind(query), args...)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("store: look for lines that are due: %w", err)
-	}
-	for i, name := range due {
-		due[i] = stored[name]
-	}
-	return due, nil
-}
-
 // ClaimLines gives an owner up to n lines of a consumer that are due, each until ttl
 // has passed by the database's clock or EndClaim. What somebody else is claiming at
 // this moment is left to them. Lines that turn out to be empty are opened.

@@ -104,10 +104,6 @@ func claimDrain(t *testing.T, b *bundle) {
 	for _, id := range []string{"2", "3"} {
 		require.Equal(t, store.Held, arrived(t, st, "c", "k", id))
 	}
-	due, err := st.DueConsumers(t.Context(), []string{"b", "c", "d"})
-	require.NoError(t, err)
-	require.Equal(t, []string{"c"}, due)
-
 	c := claimed(t, st, "one")
 	require.Equal(t, store.Claim{Consumer: "c", Line: "key/k", Key: "k", Owner: "one", Epoch: 1}, c)
 	rows := line(t, st, c)
