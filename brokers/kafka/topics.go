@@ -82,7 +82,7 @@ func readClusterDefaults(s *settings) (d clusterDefaults, err error) {
 }
 
 // remove deletes a topic; the group coordinator forgets its offsets by itself.
-func (t *topics) remove(_ context.Context, topic string) error {
+func (t *topics) remove(ctx context.Context, topic string) error {
 	if err := checkTopic(topic); err != nil {
 		return err
 	}
@@ -95,8 +95,30 @@ func (t *topics) remove(_ context.Context, topic string) error {
 			return fmt.Errorf("delete: %w", err)
 		}
 
-		return nil
+		return gone(ctx, admin, topic)
 	})
+}
+
+// gone waits until the topic isn't there any more: brokers hear of a deletion after the
+// one that has answered, and take messages for the topic until then, which are lost.
+func gone(ctx context.Context, admin sarama.ClusterAdmin, topic string) error {
+	const pause = 20 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		found, err := admin.DescribeTopics([]string{topic})
+		if err != nil {
+			return fmt.Errorf("see whether it is deleted: %w", err)
+		}
+		if len(found) == 1 && errors.Is(found[0].Err, sarama.ErrUnknownTopicOrPartition) {
+			return nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return fmt.Errorf("it is deleted, but still there: %w", ctx.Err())
+		}
+	}
 }
 
 // limit returns the cluster's capabilities with a topic's own settings.
