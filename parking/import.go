@@ -181,6 +181,9 @@ func (im *importing) run(ctx context.Context, messages <-chan *message.Message) 
 	idle := clock.NewTimer(im.cfg.Idle)
 	defer idle.Stop()
 	for {
+		if ctx.Err() != nil { // select would choose among what is ready
+			return interrupted(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return interrupted(ctx)
