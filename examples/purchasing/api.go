@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,22 +49,28 @@ func (a api) order(w http.ResponseWriter, r *http.Request) {
 	if err == nil && body.Quantity < 1 {
 		err = badRequestError{errors.New("quantity must be 1 or more")}
 	}
-	var mailed time.Time
-	if err == nil {
-		err = a.InTx(r.Context(), func(ctx context.Context) (err error) {
-			mailed, err = a.Desk.Order(ctx, id, body.Quantity)
-			return err
-		})
-	}
-	answer(w, map[string]time.Time{"mail_at": mailed}, err)
+	a.decide(w, r, id, body.Quantity, err)
 }
 
 func (a api) withdraw(w http.ResponseWriter, r *http.Request) {
 	id, err := read(w, r, nil)
-	if err == nil {
-		err = a.InTx(r.Context(), func(ctx context.Context) error { return a.Desk.Withdraw(ctx, id) })
+	a.decide(w, r, id, 0, err)
+}
+
+// decide answers with the recommendation as it is then: a shop takes its time.
+func (a api) decide(w http.ResponseWriter, r *http.Request, id, quantity int64, err error) {
+	var now struct {
+		buying.Recommendation
+
+		MailAt time.Time `json:"mail_at,omitzero"`
 	}
-	answer(w, map[string]int64{"withdrawn": id}, err)
+	if err == nil {
+		now.MailAt, err = a.Order(r.Context(), id, quantity)
+	}
+	if err == nil {
+		now.Recommendation, err = a.Desk.Recommendation(r.Context(), id)
+	}
+	answer(w, now, err)
 }
 
 // settle says of a mail in the state "unknown" whether the supplier has it.

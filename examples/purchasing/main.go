@@ -13,6 +13,13 @@
 //
 // CRON and ZONE say when the mails are written (0 17 * * 1-5, UTC), FROM who sends
 // them, ADDR where HTTP is served.
+//
+// With SHOP, the address of a shop's API, an order stands when the shop has taken it.
+// What the shop refuses waits for a person (headrace parked ls, with --db), and so does
+// what somebody else has changed in the shop (headrace review ls):
+//
+//	go run ./examples/purchasing shop localhost:8082    # a shop in memory, in another terminal
+//	SHOP=http://localhost:8082 SMTP=localhost:25 go run ./examples/purchasing
 package main
 
 import (
@@ -26,6 +33,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,25 +41,28 @@ import (
 
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/all"
-	"github.com/headrace-go/headrace/examples/purchasing/buying"
 	"github.com/headrace-go/headrace/examples/purchasing/service"
+	"github.com/headrace-go/headrace/examples/purchasing/shop"
 	"github.com/headrace-go/headrace/examples/purchasing/smtp"
 	"github.com/headrace-go/headrace/internal/dburl"
+	"github.com/headrace-go/headrace/middleware"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, config{
+	cfg := config{
 		DB:     env("DB", "sqlite:purchasing.db"),
 		Broker: env("BROKER", "mem:?file=purchasing-queue.db"),
 		SMTP:   env("SMTP", "localhost:25"),
+		Shop:   os.Getenv("SHOP"),
 		Cron:   env("CRON", "0 17 * * 1-5"),
 		Zone:   env("ZONE", "UTC"),
 		From:   env("FROM", "orders@localhost"),
 		Addr:   env("ADDR", "127.0.0.1:8081"),
 		Log:    os.Stderr,
-		Ready:  func(addr string) { fmt.Printf("purchasing service on http://%s\n", addr) },
-	})
+		Ready:  func(addr string) { fmt.Printf("on http://%s\n", addr) },
+	}
+	err := command(ctx, cfg, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "purchasing:", err)
@@ -61,8 +72,22 @@ func main() {
 
 func env(name, fallback string) string { return cmp.Or(os.Getenv(name), fallback) }
 
+func command(ctx context.Context, cfg config, args []string) error {
+	switch {
+	case len(args) == 0:
+		return run(ctx, cfg)
+	case len(args) == 2 && args[0] == "shop":
+		cfg.Addr = args[1]
+		return serveShop(ctx, args[1])
+	}
+	return errors.New("usage: purchasing | purchasing shop ADDRESS")
+}
+
 type config struct {
-	DB, Broker, SMTP, Cron, Zone, From, Addr string
+	DB, Broker, SMTP, Shop, Cron, Zone, From, Addr string
+
+	// Parking says what becomes of failures.
+	Parking middleware.ParkingConfig
 
 	Log io.Writer
 	// Ready is told the address of the running service.
@@ -90,10 +115,14 @@ func run(ctx context.Context, cfg config) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Close()) }()
-	s, err := service.New(ctx, service.Config{
+	settings := service.Config{
 		DB: db, Broker: broker, Topics: service.DefaultTopics(), Cron: cfg.Cron, Zone: zone,
-		Server: smtp.Server{Addr: cfg.SMTP}, From: cfg.From, Logger: logger,
-	})
+		Server: smtp.Server{Addr: cfg.SMTP}, From: cfg.From, Logger: logger, Parking: cfg.Parking,
+	}
+	if cfg.Shop != "" {
+		settings.Shop = &shop.Client{URL: strings.TrimSuffix(cfg.Shop, "/")}
+	}
+	s, err := service.New(ctx, settings)
 	if err != nil {
 		return err
 	}
@@ -137,19 +166,4 @@ func serve(ctx context.Context, cfg config, s *service.Service) error {
 	err = errors.Join(err, server.Shutdown(bounded))
 	stop()
 	return errors.Join(err, <-done)
-}
-
-func suppliers() []buying.Supplier {
-	return []buying.Supplier{
-		{Name: "Valves Ltd", Address: "valves@localhost"},
-		{Name: "Gates & Sons", Address: "gates@localhost"},
-	}
-}
-
-func recommendations() []buying.Recommendation {
-	return []buying.Recommendation{
-		{ID: 1, Supplier: "Valves Ltd", Product: "Penstock valve", Quantity: 20},
-		{ID: 2, Supplier: "Valves Ltd", Product: "Butterfly valve", Quantity: 4},
-		{ID: 3, Supplier: "Gates & Sons", Product: "Sluice gate", Quantity: 2},
-	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/headrace-go/headrace/examples/purchasing/buying"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/middleware"
 )
 
 func TestMain(m *testing.M) { testenv.VerifyMain(m) }
@@ -26,17 +27,20 @@ type bundle struct {
 	base string
 }
 
-func start(t *testing.T, server *testenv.MailServer, database string) bundle {
+func start(t *testing.T, server *testenv.MailServer, database string, change ...func(cfg *config)) bundle {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ready, done := make(chan string, 1), make(chan error, 1)
-	go func() {
-		done <- run(ctx, config{
-			DB: database, Broker: "mem:?nack_delay=5ms", SMTP: server.Addr, Addr: "127.0.0.1:0", Log: t.Output(),
-			Cron: "0 17 1 1 *", Zone: "Europe/Berlin", From: "orders@example.com",
-			Ready: func(addr string) { ready <- addr },
-		})
-	}()
+	cfg := config{
+		DB: database, Broker: "mem:?nack_delay=5ms", SMTP: server.Addr, Addr: "127.0.0.1:0", Log: t.Output(),
+		Cron: "0 17 1 1 *", Zone: "Europe/Berlin", From: "orders@example.com",
+		Parking: middleware.ParkingConfig{Delays: []time.Duration{10 * time.Millisecond, 50 * time.Millisecond}},
+		Ready:   func(addr string) { ready <- addr },
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	go func() { done <- run(ctx, cfg) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done)

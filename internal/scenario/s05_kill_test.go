@@ -23,11 +23,14 @@ import (
 	"github.com/headrace-go/headrace/effects"
 	"github.com/headrace-go/headrace/examples/purchasing/buying"
 	"github.com/headrace-go/headrace/examples/purchasing/service"
+	"github.com/headrace-go/headrace/examples/purchasing/shop"
 	"github.com/headrace-go/headrace/examples/purchasing/smtp"
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/internal/dburl"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/internal/subprocess"
+	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -43,10 +46,13 @@ type buyer struct {
 	Topics           service.Topics
 	// SMTP is the mail server's address, and Log that of its log.
 	SMTP, Log string
+	// Shop is the address of a shop's API, or "".
+	Shop string
 	// Protected sends mails by way of effects, else within the handler's transaction.
 	Protected bool
-	// Handler and Step are where the process stops for ever, and waits to be killed.
-	Handler, Step string
+	// Handler and Step are where the process stops for ever, and waits to be killed; with
+	// Key, at a message of that key.
+	Handler, Key, Step string
 }
 
 // buyerProcess runs the service until it is killed, or its standard input ends.
@@ -87,12 +93,17 @@ func (b buyer) run(ctx context.Context) error {
 		}
 		return b.runUnprotected(ctx, bus, hr, logger)
 	}
-	s, err := service.New(ctx, service.Config{
+	cfg := service.Config{
 		DB: db, Broker: bus, Topics: b.Topics, Cron: fiveOClock, Server: smtp.Server{Addr: b.SMTP},
 		Logger: logger, Forwarder: relay, Taken: b.taken,
 		Effects: effects.Config{ClaimTTL: 11 * time.Second, Provider: effects.Provider{Timeout: time.Second}},
+		Parking: middleware.ParkingConfig{Delays: delays05},
 		Around:  []message.HandlerMiddleware{b.stop},
-	})
+	}
+	if b.Shop != "" {
+		cfg.Shop = &shop.Client{URL: b.Shop}
+	}
+	s, err := service.New(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -115,7 +126,8 @@ func (b buyer) taken(ctx context.Context, id string) (bool, error) {
 // stop stands around the handlers.
 func (b buyer) stop(h message.HandlerFunc) message.HandlerFunc {
 	return func(msg *message.Message) ([]*message.Message, error) {
-		if message.HandlerNameFromCtx(msg.Context()) == b.Handler {
+		here := message.HandlerNameFromCtx(msg.Context()) == b.Handler && (b.Key == "" || b.Key == msgmeta.GetKey(msg))
+		if here {
 			msg.SetContext(step.With(msg.Context(), func(_ context.Context, name string) {
 				if name == b.Step {
 					_, _ = fmt.Fprintln(os.Stdout, buyerDead)
@@ -128,12 +140,16 @@ func (b buyer) stop(h message.HandlerFunc) message.HandlerFunc {
 }
 
 // runUnprotected is the same service, whose mails are sent in the transaction that
-// notes it.
+// notes it. What was changed in the shop meanwhile is changed back.
 func (b buyer) runUnprotected(
 	ctx context.Context, bus *brokers.Broker, hr *headrace.Plugin, logger watermill.LoggerAdapter,
 ) error {
 	desk := buying.New(buying.Config{
 		DB: store.JoinDBX(hr.Store()), Publisher: hr.Publisher(), Mails: b.Topics.Mails, From: "orders@example.com",
+		Slot: func(ctx context.Context, supplier string) (time.Time, error) {
+			asked, err := hr.Outbox("").PublishInSlot(ctx, forwarder.Slot{Cron: fiveOClock, Subject: supplier}, b.Topics.Slots)
+			return asked.At, err
+		},
 	})
 	router, err := message.NewRouter(message.RouterConfig{}, logger)
 	if err != nil {
@@ -154,6 +170,11 @@ func (b buyer) runUnprotected(
 		step.Reach(msg.Context(), step.EffectCalled)
 		return desk.Mailed(msg.Context(), letter.ID, buying.Sent, "")
 	})
+	if b.Shop != "" {
+		router.AddConsumerHandler("book", b.Topics.Bookings, bus.Subscriber, func(msg *message.Message) error {
+			return overwrite(msg, shop.Client{URL: b.Shop}, desk)
+		})
+	}
 	return router.Run(ctx)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/headrace-go/headrace/examples/purchasing/smtp"
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
@@ -29,6 +30,9 @@ import (
 // fiveOClock is the slot of the suppliers' mails. Its days don't come while the test
 // runs: it moves the time of what is scheduled instead.
 const fiveOClock = "0 17 1 1 *"
+
+// delays05 outlast what a service that died has claimed.
+var delays05 = []time.Duration{100 * time.Millisecond, time.Second, 3 * time.Second, 5 * time.Second, 10 * time.Second}
 
 // recommended is how many recommendations there are, of two suppliers.
 const recommended = 12
@@ -50,7 +54,8 @@ type office struct {
 func newOffice(w *world, slot func(ctx context.Context, o *office, supplier string) (time.Time, error)) *office {
 	w.t.Helper()
 	o := &office{
-		world: w, topics: service.Topics{Slots: w.topic("slots"), Mails: w.topic("mails")}, users: w.another(nil),
+		world: w, users: w.another(nil),
+		topics: service.Topics{Slots: w.topic("slots"), Mails: w.topic("mails"), Bookings: w.topic("bookings")},
 		// It takes no mail at the first try, as servers with greylisting do.
 		server: testenv.StartMailServer(w.t, func(_ testenv.Mail, try int) error {
 			if try == 1 {
@@ -59,14 +64,18 @@ func newOffice(w *world, slot func(ctx context.Context, o *office, supplier stri
 			return nil
 		}),
 	}
+	outbox, err := forwarder.NewOutbox(o.users, forwarder.OutboxConfig{Service: service.Name})
+	require.NoError(w.t, err)
 	o.desk = buying.New(buying.Config{
-		DB: store.JoinDBX(o.users), From: "orders@example.com",
+		DB: store.JoinDBX(o.users), From: "orders@example.com", Publisher: outbox.Publisher(), Bookings: o.topics.Bookings,
 		Slot: func(ctx context.Context, supplier string) (time.Time, error) { return slot(ctx, o, supplier) },
 	})
 	require.NoError(w.t, o.desk.CreateTables(w.t.Context()))
 	var all []buying.Recommendation
 	for id := 1; id <= recommended; id++ {
-		all = append(all, buying.Recommendation{ID: int64(id), Supplier: supplierOf(id), Product: "valve", Quantity: 1})
+		all = append(all, buying.Recommendation{
+			ID: int64(id), Supplier: supplierOf(id), Product: "valve", Quantity: 1, SeenVersion: 1, SeenQuantity: 1,
+		})
 	}
 	suppliers := []buying.Supplier{
 		{Name: "north", Address: "north@example.com"}, {Name: "south", Address: "south@example.com"},
@@ -238,6 +247,7 @@ func (o *office) serveOffice() {
 		DB: o.db, Broker: o.bus, Topics: o.topics, Cron: fiveOClock,
 		Server: smtp.Server{Addr: o.server.Addr}, Logger: o.logger,
 		Forwarder: forwarder.Config{PollInterval: tick, MaxPollInterval: 2 * tick},
+		Parking:   middleware.ParkingConfig{Delays: delays05},
 	})
 	require.NoError(o.t, err)
 	ctx, stop := context.WithCancel(context.WithoutCancel(o.t.Context()))

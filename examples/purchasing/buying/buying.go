@@ -27,6 +27,11 @@ var (
 const (
 	// Open recommendations wait for a user.
 	Open = "open"
+	// Booking ones are ordered, or withdrawn, once the shop has taken it. They are in no
+	// mail.
+	Booking = "booking"
+	// Review says that the shop's purchase isn't what the user has seen: a person decides.
+	Review = "review"
 	// Ordered ones are in the supplier's next mail, or in one that was written.
 	Ordered = "ordered"
 )
@@ -41,16 +46,20 @@ type Recommendation struct {
 	// Mail is the id of the mail that the order is in, or "".
 	Mail    string `json:"mail,omitempty"`
 	Version int64  `json:"version"`
+	// SeenVersion and SeenQuantity are what the shop has, as far as its users know: what
+	// they decide is based on it.
+	SeenVersion  int64 `db:"seen_version"  json:"seen_version,omitempty"`
+	SeenQuantity int64 `db:"seen_quantity" json:"seen_quantity,omitempty"`
 }
 
-// Config is what a Desk works with. All fields are required.
+// Config is what a Desk works with. All fields but Bookings are required.
 type Config struct {
 	// DB runs statements in the transaction in their context.
 	DB *sqlx.DB
-	// Publisher sends the mails that are written, to the topic Mails, in the
-	// transaction in the messages' context.
-	Publisher message.Publisher
-	Mails     string
+	// Publisher sends the mails that are written, to the topic Mails, and what the shop is
+	// to take, to the topic Bookings, in the transaction in the messages' context.
+	Publisher       message.Publisher
+	Mails, Bookings string
 	// Slot asks for a message that has the mail to a supplier written, in the
 	// context's transaction, and returns when that will be.
 	Slot func(ctx context.Context, supplier string) (time.Time, error)

@@ -15,7 +15,8 @@ var tables = []string{
 	`CREATE TABLE IF NOT EXISTS suppliers (name VARCHAR(100) NOT NULL PRIMARY KEY, address VARCHAR(200) NOT NULL)`,
 	`CREATE TABLE IF NOT EXISTS recommendations (
 		id BIGINT NOT NULL PRIMARY KEY, supplier VARCHAR(100) NOT NULL, product VARCHAR(100) NOT NULL,
-		quantity BIGINT NOT NULL, state VARCHAR(20) NOT NULL, mail VARCHAR(64) NOT NULL, version BIGINT NOT NULL)`,
+		quantity BIGINT NOT NULL, state VARCHAR(20) NOT NULL, mail VARCHAR(64) NOT NULL, version BIGINT NOT NULL,
+		booking VARCHAR(64) NOT NULL, seen_version BIGINT NOT NULL, seen_quantity BIGINT NOT NULL)`,
 	`CREATE TABLE IF NOT EXISTS mails (
 		id VARCHAR(64) NOT NULL PRIMARY KEY, supplier VARCHAR(100) NOT NULL, slot VARCHAR(40) NOT NULL,
 		sender VARCHAR(200) NOT NULL, recipient VARCHAR(200) NOT NULL, content TEXT NOT NULL,
@@ -51,15 +52,18 @@ func (d *Desk) Fill(ctx context.Context, suppliers []Supplier, recommendations [
 		}
 	}
 	for _, r := range recommendations {
-		if _, err := d.exec(ctx, `INSERT INTO recommendations (id, supplier, product, quantity, state, mail, version)
-			VALUES (?, ?, ?, ?, 'open', '', 1)`, r.ID, r.Supplier, r.Product, r.Quantity); err != nil {
+		if _, err := d.exec(ctx, `INSERT INTO recommendations
+				(id, supplier, product, quantity, state, mail, version, booking, seen_version, seen_quantity)
+			VALUES (?, ?, ?, ?, 'open', '', 1, '', ?, ?)`,
+			r.ID, r.Supplier, r.Product, r.Quantity, r.SeenVersion, r.SeenQuantity); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-const recommendationColumns = "SELECT id, supplier, product, quantity, state, mail, version FROM recommendations"
+const recommendationColumns = `SELECT id, supplier, product, quantity, state, mail, version, seen_version, seen_quantity
+	FROM recommendations`
 
 // Recommendation returns one. Errors match ErrNotFound.
 func (d *Desk) Recommendation(ctx context.Context, id int64) (r Recommendation, err error) {

@@ -13,27 +13,16 @@ import (
 	"github.com/headrace-go/headrace/examples/purchasing/buying"
 )
 
-// A mail can't be rolled back, so it is sent in front of the transaction that notes
-// what became of it.
-func (s *Service) outsideOfTheTransaction(h message.HandlerFunc) message.HandlerFunc {
-	staged := s.effects.Stage(scope, s.send)(h)
-	return func(msg *message.Message) ([]*message.Message, error) {
-		if message.HandlerNameFromCtx(msg.Context()) == sendHandler {
-			return staged(msg)
-		}
-		return h(msg)
-	}
-}
-
 const stateEntry, noteEntry = "state", "note"
 
-// send gives a mail to the mail server, once.
+// send gives a mail to the mail server, once. A mail can't be rolled back, so it is sent
+// in front of the transaction that notes what became of it.
 func (s *Service) send(ctx context.Context, msg *message.Message) (effects.Response, error) {
 	letter, err := s.Desk.Letter(msg)
 	if err != nil {
 		return effects.Response{}, err
 	}
-	response, err := s.effects.Do(ctx, scope, letter.ID, []byte(letter.Content),
+	response, err := s.mailing.Do(ctx, scope, letter.ID, []byte(letter.Content),
 		func(ctx context.Context, _ string, content []byte) (effects.Response, error) {
 			return taken(), s.cfg.Server.Send(ctx, letter.From, letter.To, content)
 		})
@@ -65,9 +54,9 @@ func (s *Service) noteSent(msg *message.Message) error {
 	return s.Desk.Mailed(msg.Context(), letter.ID, response.Meta[stateEntry], response.Meta[noteEntry])
 }
 
-// provider is what mail servers can do: they know no idempotency keys, and some can
+// mailServer is what mail servers can do: they know no idempotency keys, and some can
 // be asked.
-func (s *Service) provider() effects.Provider {
+func (s *Service) mailServer() effects.Provider {
 	p := s.cfg.Effects.Provider
 	p.Name = "smtp"
 	if s.cfg.Taken == nil {

@@ -1,6 +1,7 @@
 // Package service puts purchasing behind Headrace: what users do and the wish for a
 // mail are one transaction, there is one mail for a supplier and slot, and it is
-// sent once.
+// sent once. The shop takes a user's order once, and only if it is what the user has
+// seen; what it can't take now is tried again, and at last waits for a person.
 package service
 
 import (
@@ -18,8 +19,10 @@ import (
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/effects"
 	"github.com/headrace-go/headrace/examples/purchasing/buying"
+	"github.com/headrace-go/headrace/examples/purchasing/shop"
 	"github.com/headrace-go/headrace/examples/purchasing/smtp"
 	"github.com/headrace-go/headrace/forwarder"
+	headracemiddleware "github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -27,14 +30,14 @@ import (
 // Headrace's memory. It must stay the same over deploys.
 const Name = "purchasing"
 
-// scope of the mails among the service's effects.
-const scope = "mail"
+// The mails and the bookings among the service's effects.
+const (
+	scope     = "mail"
+	bookScope = "book"
+)
 
 // shutdownTimeout bounds how long handlers in flight may go on.
 const shutdownTimeout = 10 * time.Second
-
-// sendHandler is the handler whose messages are mails to send.
-const sendHandler = "send"
 
 // Topics are what the service writes to itself.
 type Topics struct {
@@ -42,10 +45,14 @@ type Topics struct {
 	Slots string `json:"slots"`
 	// Mails carries the mails that were written.
 	Mails string `json:"mails"`
+	// Bookings carries what the shop is to take. Only used with a shop.
+	Bookings string `json:"bookings"`
 }
 
 // DefaultTopics are the names in production.
-func DefaultTopics() Topics { return Topics{Slots: "purchasing.slots", Mails: "purchasing.mails"} }
+func DefaultTopics() Topics {
+	return Topics{Slots: "purchasing.slots", Mails: "purchasing.mails", Bookings: "purchasing.bookings"}
+}
 
 // Config says on what the service runs. DB, Broker, Cron and Server are required.
 type Config struct {
@@ -61,11 +68,16 @@ type Config struct {
 	// Taken asks the mail server's log or API whether it has taken the mail of a
 	// Message-ID. Without it, a mail is unknown after a crash in its sending, until a
 	// person has looked: see Service.Settle.
-	Taken  func(ctx context.Context, messageID string) (bool, error)
+	Taken func(ctx context.Context, messageID string) (bool, error)
+	// Shop must take what is ordered before it goes to a supplier. Default: there is
+	// none, and what is ordered goes into the next mail.
+	Shop   *shop.Client
 	Logger watermill.LoggerAdapter
-	// Forwarder and Effects hold the finer settings of the relay and of the sending.
+	// Forwarder, Effects and Parking hold the finer settings of the relay, of the sending
+	// and of what becomes of failures.
 	Forwarder forwarder.Config
 	Effects   effects.Config
+	Parking   headracemiddleware.ParkingConfig
 	// Around, outermost first, stand around every handler. Tests break things there.
 	Around []message.HandlerMiddleware
 }
@@ -77,7 +89,8 @@ type Service struct {
 
 	cfg     Config
 	hr      *headrace.Plugin
-	effects *effects.Client
+	mailing *effects.Client
+	booking *effects.Client // nil without a shop
 	router  *message.Router
 }
 
@@ -89,9 +102,12 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = watermill.NopLogger{}
 	}
+	s := &Service{}
+	parks := cfg.Parking
+	parks.OnConflict = s.disputed
 	hr, err := headrace.New(ctx, cfg.DB, headrace.Config{
 		Service: Name, Publisher: cfg.Broker.Publisher, Migrate: true, Logger: cfg.Logger, Forwarder: cfg.Forwarder,
-		RedeliveryWindow: cfg.Broker.Capabilities.RedeliveryWindow,
+		RedeliveryWindow: cfg.Broker.Capabilities.RedeliveryWindow, Park: true, Parking: parks,
 	})
 	if err != nil {
 		return nil, err
@@ -101,13 +117,12 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 			err = errors.Join(err, hr.Close())
 		}
 	}()
-	s := &Service{cfg: cfg, hr: hr}
+	s.cfg, s.hr = cfg, hr
 	s.Desk = buying.New(buying.Config{
-		DB: store.JoinDBX(hr.Store()), Publisher: hr.Publisher(), Mails: cfg.Topics.Mails, Slot: s.slot, From: cfg.From,
+		DB: store.JoinDBX(hr.Store()), Publisher: hr.Publisher(), Mails: cfg.Topics.Mails, Bookings: cfg.Topics.Bookings,
+		Slot: s.slot, From: cfg.From,
 	})
-	sending := cfg.Effects
-	sending.Provider, sending.Service, sending.Logger = s.provider(), Name, cfg.Logger
-	if s.effects, err = effects.New(hr.Store(), sending); err != nil {
+	if err = s.openEffects(); err != nil {
 		return nil, err
 	}
 	if err = s.Desk.CreateTables(ctx); err != nil {
@@ -117,6 +132,19 @@ func New(ctx context.Context, cfg Config) (_ *Service, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+func (s *Service) openEffects() (err error) {
+	mailing := s.cfg.Effects
+	mailing.Provider, mailing.Service, mailing.Logger = s.mailServer(), Name, s.cfg.Logger
+	if s.mailing, err = effects.New(s.hr.Store(), mailing); err != nil || s.cfg.Shop == nil {
+		return err
+	}
+	booking := mailing
+	booking.Provider = shop.Provider()
+	booking.Provider.Timeout = mailing.Provider.Timeout
+	s.booking, err = effects.New(s.hr.Store(), booking)
+	return err
 }
 
 // slot asks for the one message of a supplier's next slot.
@@ -133,11 +161,21 @@ func (s *Service) route() (err error) {
 		return fmt.Errorf("build the router: %w", err)
 	}
 	s.router.AddMiddleware(s.cfg.Around...)
-	s.router.AddMiddleware(middleware.Recoverer, s.outsideOfTheTransaction)
+	s.router.AddMiddleware(middleware.Recoverer)
 	s.router.AddPlugin(s.hr.Attach)
-	s.router.AddConsumerHandler("write", s.cfg.Topics.Slots, s.cfg.Broker.Subscriber, s.Desk.WriteMail)
-	s.router.AddConsumerHandler(sendHandler, s.cfg.Topics.Mails, s.cfg.Broker.Subscriber, s.noteSent)
+	s.handle("write", s.cfg.Topics.Slots, s.Desk.WriteMail)
+	s.handle("send", s.cfg.Topics.Mails, s.noteSent, s.mailing.Stage(scope, s.send))
+	if s.cfg.Shop != nil {
+		s.handle("book", s.cfg.Topics.Bookings, s.noteBooked, s.booking.Stage(bookScope, s.book))
+	}
 	return nil
+}
+
+// handle adds a handler. What can't be rolled back is a stage, in front of its
+// transaction.
+func (s *Service) handle(name, topic string, handle message.NoPublishHandlerFunc, stages ...message.HandlerMiddleware) {
+	handler := s.router.AddConsumerHandler(name, topic, s.hr.Subscriber(name, s.cfg.Broker.Subscriber), handle)
+	handler.AddMiddleware(append([]message.HandlerMiddleware{s.hr.ParkMiddleware}, stages...)...)
 }
 
 // InTx runs f in a transaction, which f's context carries.
