@@ -128,7 +128,7 @@ func (s *session) releaseKey(
 		refused = errNothingWaits
 	}
 	if len(freed.Released) > 0 {
-		s.sayWhoRuns(ctx, desk, consumer)
+		s.notRunning(ctx, desk, []string{consumer})
 	}
 	return s.tellKey(ctx, desk, consumer, key, freed, refused)
 }

@@ -26,6 +26,9 @@ type deskJSON struct {
 	Done     []int64 `json:"done"`
 	// Refused are those that were left as they are.
 	Refused []refusedJSON `json:"refused"`
+	// NotRunning are the consumers that are to handle messages now and that no process
+	// says it handles.
+	NotRunning []string `json:"not_running,omitempty"`
 }
 
 type refusedJSON struct {
@@ -33,16 +36,29 @@ type refusedJSON struct {
 	Why string `json:"why"`
 }
 
+// deskAction is what a command does to messages.
+type deskAction struct {
+	desk *parking.Desk
+	// name is the command's, done what it has made of a message.
+	name, done string
+	// tried says that the messages are to be handled then.
+	tried bool
+}
+
 // eachMessage does something to messages, one after another.
-func (s *session) eachMessage(action, actor, done string, ids []int64, f func(id int64) error) error {
-	result := deskJSON{Database: s.url.Name, Action: action, Actor: actor, Done: []int64{}, Refused: []refusedJSON{}}
+func (s *session) eachMessage(ctx context.Context, a deskAction, ids []int64, f func(id int64) error) error {
+	result := deskJSON{Database: s.url.Name, Action: a.name, Actor: a.desk.Actor(), Done: []int64{}, Refused: []refusedJSON{}}
 	var text strings.Builder
+	var consumers []string
 	for _, id := range ids {
 		err := f(id)
 		switch {
 		case err == nil:
 			result.Done = append(result.Done, id)
-			fmt.Fprintf(&text, "%d %s\n", id, done)
+			fmt.Fprintf(&text, "%d %s\n", id, a.done)
+			if row, err := a.desk.Get(ctx, id); err == nil && row.Origin != store.OriginOutbox {
+				consumers = append(consumers, row.Consumer)
+			}
 		case parking.IsRefusal(err):
 			result.Refused = append(result.Refused, refusedJSON{id, err.Error()})
 			text.WriteString(refusalText(id, err))
@@ -52,6 +68,9 @@ func (s *session) eachMessage(action, actor, done string, ids []int64, f func(id
 			}
 			return err
 		}
+	}
+	if a.tried {
+		result.NotRunning = s.notRunning(ctx, a.desk, consumers)
 	}
 	var err error
 	if s.app.json {
@@ -104,7 +123,8 @@ again is changed from what it was edited to.`,
 				if edit.Retry {
 					done = "is edited, and tried again when it is its turn"
 				}
-				return s.eachMessage("edit", desk.Actor(), done, ids, func(id int64) error {
+				edited := deskAction{desk: desk, name: "edit", done: done, tried: edit.Retry}
+				return s.eachMessage(cmd.Context(), edited, ids, func(id int64) error {
 					return desk.Edit(cmd.Context(), id, edit)
 				})
 			})
@@ -154,7 +174,8 @@ asked.`,
 				return err
 			}
 			return a.signed(cmd.Context(), &sign, func(s *session, _ *store.Store, desk *parking.Desk) error {
-				return s.eachMessage("discard", desk.Actor(), "is discarded", ids, func(id int64) error {
+				discarded := deskAction{desk: desk, name: "discard", done: "is discarded"}
+				return s.eachMessage(cmd.Context(), discarded, ids, func(id int64) error {
 					return desk.Discard(cmd.Context(), id, reason)
 				})
 			})
@@ -177,7 +198,8 @@ func (a *app) parkedNote() *cobra.Command {
 				return err
 			}
 			return a.signed(cmd.Context(), &sign, func(s *session, _ *store.Store, desk *parking.Desk) error {
-				return s.eachMessage("note", desk.Actor(), "has one more note", ids, func(id int64) error {
+				noted := deskAction{desk: desk, name: "note", done: "has one more note"}
+				return s.eachMessage(cmd.Context(), noted, ids, func(id int64) error {
 					return desk.Note(cmd.Context(), id, strings.Join(args[1:], " "))
 				})
 			})
@@ -199,6 +221,8 @@ type retriedJSON struct {
 	RefusedCount int `json:"refused_count"`
 	// What became of those released; only with --wait.
 	Outcome *outcomeJSON `json:"outcome,omitempty"`
+	// NotRunning is deskJSON's.
+	NotRunning []string `json:"not_running,omitempty"`
 }
 
 type outcomeJSON struct {
@@ -291,6 +315,13 @@ func (s *session) retryParked(
 	if o.Follow {
 		result.Outcome = &outcomeJSON{p.Done, p.FailedAgain, p.Discarded, p.Expired, p.Open}
 	}
+	nobody := (*parking.NobodyRunsError)(nil)
+	switch {
+	case errors.As(err, &nobody):
+		result.NotRunning = nobody.Consumers
+	case p.Released > 0 && !o.Follow:
+		result.NotRunning = s.notRunning(ctx, desk, slices.Collect(maps.Keys(consumers)))
+	}
 	text := progressText(p, o.Follow) + "\n" + refused.String()
 	if more := p.Refused - len(result.Refused); more > 0 {
 		text += fmt.Sprintf("… and %d more left as they are\n", more)
@@ -303,26 +334,25 @@ func (s *session) retryParked(
 	default:
 		err = errors.Join(s.app.write(text), err)
 	}
-	if nobody := (*parking.NobodyRunsError)(nil); errors.As(err, &nobody) {
+	if nobody != nil {
 		s.app.sayf("headrace: %s", sentence(strings.TrimPrefix(nobody.Error(), "parking: ")))
 		return errFound
 	}
 	if err == nil && p.Refused+p.FailedAgain > 0 {
 		err = errFound
 	}
-	if p.Released > 0 && !o.Follow {
-		s.sayWhoRuns(ctx, desk, slices.Collect(maps.Keys(consumers))...)
-	}
 	return err
 }
 
-// sayWhoRuns tells of consumers whose messages are to be handled by nobody who runs.
-func (s *session) sayWhoRuns(ctx context.Context, desk *parking.Desk, consumers ...string) {
+// notRunning returns, and tells of, consumers whose messages are to be handled by nobody
+// who runs.
+func (s *session) notRunning(ctx context.Context, desk *parking.Desk, consumers []string) []string {
 	nobody, err := desk.NotRunning(ctx, consumers...)
 	if err != nil || len(nobody) == 0 { // it is only a word to the wise
-		return
+		return nil
 	}
 	s.app.sayf("note: %s", sentence(strings.TrimPrefix((&parking.NobodyRunsError{Consumers: nobody}).Error(), "parking: ")))
+	return nobody
 }
 
 func progressText(p parking.Progress, follow bool) string {

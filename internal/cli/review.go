@@ -146,13 +146,14 @@ asked.`,
 				response.Body = *body
 			}
 			return a.signed(cmd.Context(), &sign, func(s *session, _ *store.Store, desk *parking.Desk) error {
-				return s.eachMessage("accept", desk.Actor(), "is accepted, and handled when it is its turn", ids,
-					func(id int64) error {
-						if body != nil {
-							return desk.AcceptDone(cmd.Context(), id, response)
-						}
-						return desk.Accept(cmd.Context(), id, parking.Decision(decision))
-					})
+				const done = "is accepted, and handled when it is its turn"
+				accepted := deskAction{desk: desk, name: "accept", done: done, tried: true}
+				return s.eachMessage(cmd.Context(), accepted, ids, func(id int64) error {
+					if body != nil {
+						return desk.AcceptDone(cmd.Context(), id, response)
+					}
+					return desk.Accept(cmd.Context(), id, parking.Decision(decision))
+				})
 			})
 		},
 	}
@@ -179,7 +180,8 @@ asked.`,
 				return err
 			}
 			return a.signed(cmd.Context(), &sign, func(s *session, _ *store.Store, desk *parking.Desk) error {
-				return s.eachMessage("reject", desk.Actor(), "is rejected", ids, func(id int64) error {
+				rejected := deskAction{desk: desk, name: "reject", done: "is rejected"}
+				return s.eachMessage(cmd.Context(), rejected, ids, func(id int64) error {
 					return desk.Reject(cmd.Context(), id, reason)
 				})
 			})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -328,8 +329,14 @@ func TestARetryThatNobodyHandlesSaysSo(t *testing.T) {
 		keep(on.T, st, "sku-1", "1", store.StatusParked, errRefused)
 		keep(on.T, st, "sku-2", "2", store.StatusParked, errRefused)
 		keep(on.T, st, "sku-3", "3", store.StatusParked, errRefused)
+		keep(on.T, st, "sku-4", "4", store.StatusParked, errRefused)
+		keep(on.T, st, "sku-5", "5", store.StatusReview, errRefused)
 		do := newCommands(on.T, on.url)
-		do.do(exitOK, "parked", "retry", "1")
+		const named = `"not_running":["shop.orders"]`
+		compact := strings.NewReplacer(" ", "", "\n", "")
+		require.Contains(on, compact.Replace(do.do(exitOK, "parked", "retry", "1", "--json")), named)
+		require.Contains(on, compact.Replace(do.do(exitOK, "parked", "edit", "4", "--set", "a=b", "--retry", "--json")), named)
+		require.Contains(on, compact.Replace(do.do(exitOK, "review", "accept", "5", "--json")), named)
 		require.Contains(on, do.term.err.String(), "no process says that it handles messages of shop.orders")
 		do.do(exitOK, "key", "release", parkedConsumer, "sku-2")
 		require.Contains(on, do.term.err.String(), "no process says that it handles messages of shop.orders")
@@ -344,8 +351,8 @@ func TestARetryThatNobodyHandlesSaysSo(t *testing.T) {
 		_, took, err := st.AcquireLease(on.Context(), store.PresenceLease(parkedConsumer, "host-1"), "host-1", time.Hour)
 		require.NoError(on, err)
 		require.True(on, took)
-		keep(on.T, st, "sku-4", "4", store.StatusParked, errRefused)
-		do.do(exitOK, "parked", "retry", "4")
+		keep(on.T, st, "sku-6", "6", store.StatusParked, errRefused)
+		do.do(exitOK, "parked", "retry", "6")
 		require.NotContains(on, do.term.err.String(), "no process")
 	})
 }
