@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -141,9 +142,14 @@ func TestAFailingStageIsParkedBehindParkMiddleware(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
-			events := make(parks, 10)
-			b.cfg.Park, b.cfg.Hooks = true, []any{events}
+			events, logged := make(parks, 10), watermill.NewCaptureLogger()
+			b.cfg.Park, b.cfg.Hooks, b.cfg.Logger = true, []any{events}, logged
 			b.cfg.Parking.Immediate.Tries, b.cfg.Parking.Delays = -1, []time.Duration{}
+			warned := func() bool {
+				return slices.ContainsFunc(logged.Captured()[watermill.ErrorLogLevel], func(m watermill.CapturedMessage) bool {
+					return strings.Contains(m.Msg, "in a stage of effects is not put aside")
+				})
+			}
 			hr := b.open(t)
 			client, err := effects.New(hr.Store(), effects.Config{
 				Service: "test", Provider: effects.Provider{Name: "bank", Keys: true},
@@ -178,6 +184,7 @@ func TestAFailingStageIsParkedBehindParkMiddleware(t *testing.T) {
 				require.Empty(t, events)
 				down.Store(false)
 				within(t, "it is handled", func() bool { return slices.Equal(h.seen(), []string{"1"}) })
+				require.True(t, warned())
 				return
 			}
 			require.Equal(t, store.StatusParked, (<-events).Status)
@@ -188,6 +195,7 @@ func TestAFailingStageIsParkedBehindParkMiddleware(t *testing.T) {
 			within(t, "it is handled", func() bool { return slices.Equal(h.seen(), []string{"1"}) })
 			require.Len(t, calls, 2)
 			require.Empty(t, events)
+			require.False(t, warned())
 		})
 	}
 }

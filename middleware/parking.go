@@ -16,6 +16,7 @@ import (
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/retrypolicy"
 
+	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
@@ -40,12 +41,13 @@ var (
 // brings back what is due. It is safe for concurrent use, and one Parking serves all
 // handlers of a router.
 type Parking struct {
-	store     *store.Store
-	cfg       ParkingConfig
-	hooks     []ParkHook
-	instance  string
-	immediate failsafe.Executor[[]*message.Message]
-	unguarded sync.Once
+	store        *store.Store
+	cfg          ParkingConfig
+	hooks        []ParkHook
+	instance     string
+	immediate    failsafe.Executor[[]*message.Message]
+	unguarded    sync.Once
+	stageOutside sync.Once
 }
 
 // NewParking returns the middleware. Errors are those of the configuration.
@@ -108,6 +110,10 @@ func (p *Parking) Valve() *parking.Valve { return p.cfg.Valve }
 
 type parkingKey struct{}
 
+// errStageOutside is said once: it is a mistake in how a handler is put together.
+var errStageOutside = errors.New("the stage stands outside of Parking: add headrace.Plugin.ParkMiddleware, " +
+	"or Parking.Middleware, in front of it")
+
 // observe says what would have been put aside.
 func (p *Parking) observe(msg *message.Message, h message.HandlerFunc) ([]*message.Message, error) {
 	produced, err := h(msg)
@@ -156,6 +162,12 @@ func (p *Parking) receive(msg *message.Message) (*held, error) {
 			d.problem = parking.AsPermanent(fmt.Errorf("%w: %s", ErrMalformed, why))
 		}
 		return d, nil
+	}
+	if begun.In(outer) {
+		p.stageOutside.Do(func() {
+			p.cfg.Logger.Error("What fails in a stage of effects is not put aside: its messages are nacked", errStageOutside,
+				watermill.LogFields{"consumer": consumer})
+		})
 	}
 	line := d.line(consumer)
 	original := &message.Message{UUID: msg.UUID, Payload: bytes.Clone(msg.Payload), Metadata: maps.Clone(msg.Metadata)}
