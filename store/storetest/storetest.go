@@ -37,7 +37,7 @@ type Harness struct {
 }
 
 // patience bounds every wait of the suite that should be short.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // Run runs the suite. Its tests run side by side.
 func Run(t *testing.T, h Harness) {
