@@ -156,10 +156,13 @@ func (d *held) fields() watermill.LogFields {
 func (d *held) tell(f store.Failure, failure error) {
 	line, attempts := d.ticket.Line(), d.ticket.Row().Attempts+max(len(d.history), 1)
 	fields := d.fields().Add(watermill.LogFields{"status": f.Status, "class": f.Class, "attempts": attempts})
-	if f.Status == store.StatusDelayed {
+	switch f.Status { //nolint:exhaustive // what has failed is one of three
+	case store.StatusDelayed:
 		fields["due_in"] = f.DueIn
 		d.p.cfg.Logger.Info("A message has failed and is tried again later", fields.Add(watermill.LogFields{"err": f.Reason}))
-	} else {
+	case store.StatusReview:
+		d.p.cfg.Logger.Error("A message waits for a person's decision: see `headrace review ls`", failure, fields)
+	default:
 		d.p.cfg.Logger.Error("A message has failed and waits for a person: see `headrace parked ls`", failure, fields)
 	}
 	for _, hook := range d.p.hooks {

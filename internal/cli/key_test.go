@@ -74,7 +74,7 @@ func TestReviewsAreAcceptedAndRejected(t *testing.T) {
 			require.Equal(c, "again", row.Decision)
 			return nil
 		})
-		require.Equal(c, "DB\n\nnothing is kept that is so\n", c.do(exitOK, "review", "ls"))
+		require.Equal(c, "DB\n\nno such message waits\n", c.do(exitOK, "review", "ls"))
 		require.Contains(c, c.failed("review", "accept"), "which messages?")
 		require.Contains(c, c.failed("review", "accept", "1", "--decision", "x"), "--decision is accept, again or done")
 		require.Contains(c, c.failed("review", "reject", "1"), "needs a reason")

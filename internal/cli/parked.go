@@ -240,7 +240,7 @@ func (s *session) list(
 		return s.app.printJSON(result)
 	}
 	if len(items) == 0 {
-		return s.app.write(s.url.Name + "\n\nnothing is kept that is so\n")
+		return s.app.write(s.url.Name + "\n\nno such message waits\n")
 	}
 	text := s.url.Name + "\n\n" + table(rows...)
 	if result.Next > 0 {
@@ -327,7 +327,7 @@ func (s *session) parkedGroups(
 		return s.app.printJSON(result)
 	}
 	if len(groups) == 0 {
-		return s.app.write(s.url.Name + "\n\nnothing is kept that is so\n")
+		return s.app.write(s.url.Name + "\n\nno such message waits\n")
 	}
 	return s.app.write(s.url.Name + "\n\n" + table(rows...))
 }

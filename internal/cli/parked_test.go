@@ -144,7 +144,7 @@ func TestParkedMessagesAreListed(t *testing.T) {
 	onEach(t, func(on database) {
 		st, _ := migrated(on.T, on.kind, on.url)
 		c := newCommands(on.T, on.url)
-		require.Equal(c, "DB\n\nnothing is kept that is so\n", c.do(exitOK, "parked", "ls"))
+		require.Equal(c, "DB\n\nno such message waits\n", c.do(exitOK, "parked", "ls"))
 		first := keep(on.T, st, "sku-1", "m-1", store.StatusParked, errUnknown)
 		keep(on.T, st, "sku-1", "m-2", store.StatusWaiting, nil)
 		keep(on.T, st, "sku-1", "m-3", store.StatusWaiting, nil)
