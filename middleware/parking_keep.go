@@ -156,7 +156,7 @@ func (d *held) fields() watermill.LogFields {
 func (d *held) tell(f store.Failure, failure error) {
 	line, attempts := d.ticket.Line(), d.ticket.Row().Attempts+max(len(d.history), 1)
 	fields := d.fields().Add(watermill.LogFields{"status": f.Status, "class": f.Class, "attempts": attempts})
-	switch f.Status { //nolint:exhaustive // what has failed is one of three
+	switch f.Status {
 	case store.StatusDelayed:
 		fields["due_in"] = f.DueIn
 		d.p.cfg.Logger.Info("A message has failed and is tried again later", fields.Add(watermill.LogFields{"err": f.Reason}))
