@@ -161,9 +161,9 @@ func TestFieldNamesOfTheDeskAreFixed(t *testing.T) {
 	require.Equal(t, []string{"action", "actor", "at", "details"}, namesOf(t, shown["audit"].([]any)[0]))
 	key := read("key", "show", parkedConsumer, "k")
 	require.Equal(t, []string{"audit", "consumer", "database", "gate", "head", "held", "key"}, namesOf(t, key))
-	require.Equal(t, []string{"actor", "database", "refused", "refused_count", "released", "total"},
+	require.Equal(t, []string{"actor", "database", "not_running", "refused", "refused_count", "released", "total"},
 		namesOf(t, decoded("parked", "retry", "1")))
 	refused := decoded("parked", "discard", "9", "--reason", "x")
-	require.Equal(t, []string{"action", "actor", "database", "done", "refused"}, namesOf(t, refused))
+	require.Equal(t, []string{"action", "actor", "database", "done", "not_running", "refused"}, namesOf(t, refused))
 	require.Equal(t, []string{"id", "why"}, namesOf(t, refused["refused"].([]any)[0]))
 }

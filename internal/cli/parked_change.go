@@ -28,7 +28,7 @@ type deskJSON struct {
 	Refused []refusedJSON `json:"refused"`
 	// NotRunning are the consumers that are to handle messages now and that no process
 	// says it handles.
-	NotRunning []string `json:"not_running,omitempty"`
+	NotRunning []string `json:"not_running"`
 }
 
 type refusedJSON struct {
@@ -47,7 +47,10 @@ type deskAction struct {
 
 // eachMessage does something to messages, one after another.
 func (s *session) eachMessage(ctx context.Context, a deskAction, ids []int64, f func(id int64) error) error {
-	result := deskJSON{Database: s.url.Name, Action: a.name, Actor: a.desk.Actor(), Done: []int64{}, Refused: []refusedJSON{}}
+	result := deskJSON{
+		Database: s.url.Name, Action: a.name, Actor: a.desk.Actor(),
+		Done: []int64{}, Refused: []refusedJSON{}, NotRunning: []string{},
+	}
 	var text strings.Builder
 	var consumers []string
 	for _, id := range ids {
@@ -222,7 +225,7 @@ type retriedJSON struct {
 	// What became of those released; only with --wait.
 	Outcome *outcomeJSON `json:"outcome,omitempty"`
 	// NotRunning is deskJSON's.
-	NotRunning []string `json:"not_running,omitempty"`
+	NotRunning []string `json:"not_running"`
 }
 
 type outcomeJSON struct {
@@ -289,7 +292,7 @@ func (s *session) retryParked(
 	ctx context.Context, desk *parking.Desk, f store.ParkedFilter, o parking.GroupOptions,
 ) error {
 	const named = 20
-	result := retriedJSON{Database: s.url.Name, Actor: desk.Actor(), Refused: []refusedJSON{}}
+	result := retriedJSON{Database: s.url.Name, Actor: desk.Actor(), Refused: []refusedJSON{}, NotRunning: []string{}}
 	var refused strings.Builder
 	o.Refused = func(id int64, why error) {
 		if len(result.Refused) < named {
@@ -349,7 +352,7 @@ func (s *session) retryParked(
 func (s *session) notRunning(ctx context.Context, desk *parking.Desk, consumers []string) []string {
 	nobody, err := desk.NotRunning(ctx, consumers...)
 	if err != nil || len(nobody) == 0 { // it is only a word to the wise
-		return nil
+		return []string{}
 	}
 	s.app.sayf("note: %s", sentence(strings.TrimPrefix((&parking.NobodyRunsError{Consumers: nobody}).Error(), "parking: ")))
 	return nobody
