@@ -348,3 +348,54 @@ func TestADecisionIsNotUsedAgainAfterACrash(t *testing.T) {
 		}
 	})
 }
+
+// A line is read ahead: what was said of a message since then counts before its call,
+// which can't be taken back.
+func TestWhatWasDecidedSinceAMessageWasReadIsNotCalledFor(t *testing.T) {
+	t.Parallel()
+	payload := []byte("20 EUR")
+	for name, c := range map[string]struct {
+		say  func(f *fixture, desk *parking.Desk, id int64) error
+		then error
+	}{
+		"discarded": {func(f *fixture, desk *parking.Desk, id int64) error {
+			return desk.Discard(f.Context(), id, "wrong")
+		}, nil},
+		"edited": {func(f *fixture, desk *parking.Desk, id int64) error {
+			return desk.Edit(f.Context(), id, parking.Edit{Payload: &payload})
+		}, store.ErrParkedChanged},
+		"paused": {func(f *fixture, desk *parking.Desk, _ int64) error {
+			_, err := desk.PauseKey(f.Context(), pays, "customer")
+			return err
+		}, store.ErrLinePaused},
+		"taken over": {func(f *fixture, _ *parking.Desk, _ int64) error {
+			_, err := f.db.ExecContext(f.Context(), "UPDATE headrace_gates SET claim_epoch = claim_epoch + 1")
+			return err
+		}, store.ErrClaimLost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			onEach(t, effects.Provider{}, func(f *fixture) {
+				s := f.parkedShop(effects.NotDone(errCall))
+				s.deliver("order-1")
+				require.Len(f, f.calls, 1)
+				desk := parking.NewDesk(f.st, parking.DeskConfig{Actor: "anna"})
+				require.NoError(f, desk.Retry(f.Context(), 1, parking.RetryOptions{}))
+				claims, err := f.st.ClaimLines(f.Context(), pays, "me", time.Minute, 1)
+				require.NoError(f, err)
+				rows, err := f.st.ReadLine(f.Context(), claims[0], 0, 10, 1<<20)
+				require.NoError(f, err)
+				require.NoError(f, c.say(f, desk, rows[0].ID))
+				msg := message.NewMessage(rows[0].MessageID, rows[0].Payload)
+				ref := store.HeldRef{Claim: claims[0], ID: rows[0].ID, InboxID: rows[0].InboxID, Status: rows[0].Status}
+				ticket := parking.NewReentry(ref, rows[0], msg.Copy())
+				msg.SetContext(parking.WithTicket(f.Context(), ticket))
+				_, err = s.handler(msg)
+				require.ErrorIs(f, err, c.then)
+				require.ErrorIs(f, ticket.Outcome(), c.then)
+				require.Len(f, f.calls, 1)
+				require.Empty(f, s.handled)
+			})
+		})
+	}
+}

@@ -59,9 +59,10 @@ func (c *Client) passes(ctx context.Context, consumer, id string) (bool, error) 
 	if ticket == nil {
 		return c.store.Remembers(ctx, consumer, id)
 	}
-	verdict, known, held, err := c.store.Look(ctx, consumer, id, ticket.Line())
-	if _, again := ticket.Reentry(); again {
-		return !known || !verdict.Open(), err
+	if ref, again := ticket.Reentry(); again { // it may have been read long ago
+		open, err := c.store.LookAgain(ctx, ref)
+		return err == nil && !open, err
 	}
+	_, known, held, err := c.store.Look(ctx, consumer, id, ticket.Line())
 	return known || held, err
 }

@@ -282,6 +282,9 @@ func (d *Dedupe) deliver(msg *message.Message) (delivery, error) {
 	if d.cfg.Fingerprint {
 		sum := sha256.Sum256(msg.Payload)
 		dl.fingerprint = sum[:]
+		if ticket != nil {
+			ticket.Fingerprint(dl.fingerprint)
+		}
 	}
 	dl.expires, err = d.expires(msg)
 	return dl, err

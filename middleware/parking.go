@@ -131,6 +131,8 @@ type held struct {
 	msg    *message.Message
 	outer  context.Context //nolint:containedctx // the message's own, which is put back
 	ticket *parking.Ticket
+	// came is the message as it is to be handled. Handlers change the one that they get.
+	came *message.Message
 	// again: it is a kept message that comes back.
 	again bool
 	// problem is why no handler can be asked.
@@ -140,7 +142,8 @@ type held struct {
 
 func (p *Parking) receive(msg *message.Message) (*held, error) {
 	outer := msg.Context()
-	d := &held{p: p, msg: msg, outer: outer}
+	came := &message.Message{UUID: msg.UUID, Payload: bytes.Clone(msg.Payload), Metadata: maps.Clone(msg.Metadata)}
+	d := &held{p: p, msg: msg, outer: outer, came: came}
 	consumer := p.cfg.Consumer
 	if consumer == "" {
 		handler := message.HandlerNameFromCtx(outer)
@@ -170,8 +173,7 @@ func (p *Parking) receive(msg *message.Message) (*held, error) {
 		})
 	}
 	line := d.line(consumer)
-	original := &message.Message{UUID: msg.UUID, Payload: bytes.Clone(msg.Payload), Metadata: maps.Clone(msg.Metadata)}
-	d.ticket = parking.NewTicket(line.line, line.id, message.SubscribeTopicFromCtx(outer), original)
+	d.ticket = parking.NewTicket(line.line, line.id, message.SubscribeTopicFromCtx(outer), came)
 	d.ticket.Bound(d.bound)
 	return d, nil
 }

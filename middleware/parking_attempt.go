@@ -51,8 +51,12 @@ func (d *held) handle(h message.HandlerFunc) ([]*message.Message, error) {
 // setAside does what Dedupe does for messages behind it, where there is none: a
 // message that was kept before is acked, and one whose line is held lines up.
 func (d *held) setAside() (aside bool, err error) {
-	if !d.p.cfg.WithoutDedupe || d.again {
+	if !d.p.cfg.WithoutDedupe {
 		return false, nil
+	}
+	if ref, again := d.ticket.Reentry(); again { // it may have been read long ago
+		open, err := d.p.store.LookAgain(d.outer, ref)
+		return err == nil && !open, err
 	}
 	line, id := d.ticket.Line(), d.ticket.InboxID()
 	_, known, lineHeld, err := d.p.store.Look(d.outer, line.Consumer, id, line)
@@ -138,10 +142,7 @@ func (d *held) wait() error {
 
 // attempt runs the handler on the message as it came.
 func (d *held) attempt(h message.HandlerFunc) (produced []*message.Message, err error) {
-	if !d.again {
-		original := d.ticket.Original()
-		d.msg.Payload, d.msg.Metadata = bytes.Clone(original.Payload), maps.Clone(original.Metadata)
-	}
+	d.msg.UUID, d.msg.Payload, d.msg.Metadata = d.came.UUID, bytes.Clone(d.came.Payload), maps.Clone(d.came.Metadata)
 	d.msg.SetContext(context.WithValue(parking.WithTicket(d.outer, d.ticket), parkingKey{}, true))
 	defer func() {
 		if value := recover(); value != nil {

@@ -88,6 +88,7 @@ func (d *held) write(f store.Failure, failure error) error {
 	}
 	row := d.row(f, failure)
 	kept := false
+	var twice *FingerprintError
 	err := d.p.store.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
 		_, existing, parked, err := d.p.store.Park(ctx, tx, row, f.Before)
 		if err != nil {
@@ -97,6 +98,10 @@ func (d *held) write(f store.Failure, failure error) error {
 			step.Reach(ctx, step.ParkWritten)
 			return nil
 		}
+		if twice = nil; !existing.SameContent(row.Fingerprint) && !errors.Is(failure, ErrFingerprint) {
+			twice = &FingerprintError{Consumer: row.Consumer, ID: row.InboxID, Fingerprint: row.Fingerprint}
+			return nil
+		}
 		return d.p.store.LogVerdict(ctx, tx, store.VerdictLogRow{
 			Consumer: row.Consumer, MessageID: row.InboxID, Verdict: store.Duplicate,
 			Reason: fmt.Sprintf("another delivery is %s; this one failed: %s", existing.Verdict, f.Reason),
@@ -104,6 +109,9 @@ func (d *held) write(f store.Failure, failure error) error {
 	})
 	if err != nil {
 		return err
+	}
+	if twice != nil { // another message has taken its id since it was handled
+		return d.write(d.decide(twice), twice)
 	}
 	step.Reach(d.outer, step.ParkCommitted)
 	if kept {

@@ -93,7 +93,7 @@ func (p *parked) comeBack() (outcomes []error) {
 			payload, metadata := row.Handled()
 			msg := message.NewMessage(row.MessageID, payload)
 			msg.Metadata = metadata
-			ref := store.HeldRef{Claim: c, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits}
+			ref := store.HeldRef{Claim: c, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits, Status: row.Status}
 			ticket := parking.NewReentry(ref, row, msg.Copy())
 			msg.SetContext(parking.WithTicket(p.t.Context(), ticket))
 			_, err := p.handler(msg)

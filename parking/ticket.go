@@ -24,6 +24,7 @@ type Ticket struct {
 	mu       sync.Mutex
 	line     store.Line
 	inboxID  string
+	print    []byte
 	taken    bool
 	entered  bool
 	outcome  error
@@ -68,6 +69,13 @@ func (t *Ticket) Identify(consumer, inboxID string) {
 	if t.held == nil {
 		t.line.Consumer, t.inboxID = consumer, inboxID
 	}
+}
+
+// Fingerprint says by which hash Dedupe tells the message from another one with its id.
+func (t *Ticket) Fingerprint(hash []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.print = hash
 }
 
 // Take says that a Dedupe guards the message.
@@ -135,6 +143,7 @@ func (t *Ticket) Kept() store.ParkedRow {
 	return store.ParkedRow{
 		Origin: store.OriginConsumer, Consumer: t.line.Consumer, Line: t.line.Line, Key: t.line.Key, InboxID: t.inboxID,
 		MessageID: t.original.UUID, Topic: t.topic, Payload: t.original.Payload, Metadata: t.original.Metadata,
+		Fingerprint: t.print,
 	}
 }
 

@@ -180,13 +180,15 @@ func (w *work) fail(row *store.ParkedRow, reason string) outcome {
 		return putBack
 	case errors.Is(err, store.ErrClaimLost):
 		return lost
+	case errors.Is(err, store.ErrParkedChanged):
+		return givenBack
 	}
 	s.cfg.Logger.Error("Keeping a message for a person failed, trying again", err, w.fields(row))
 	return notCounted
 }
 
 func (w *work) ref(row *store.ParkedRow) store.HeldRef {
-	ref := store.HeldRef{Claim: w.claim, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits}
+	ref := store.HeldRef{Claim: w.claim, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits, Status: row.Status}
 	ref.Gone = w.gone.Load()
 	return ref
 }

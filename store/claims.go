@@ -39,8 +39,10 @@ type HeldRef struct {
 	ID int64
 	// InboxID is what the inbox knows it by, in the form in which it is stored.
 	InboxID string
-	// Edits is how often the message was edited when it was read.
-	Edits int
+	// Edits is how often the message was edited when it was read, and Status what it had
+	// then: whoever knows that is told by FailParked of a release since.
+	Edits  int
+	Status ParkedStatus
 }
 
 // ClaimLines gives an owner up to n lines of a consumer that are due, each until ttl

@@ -6,10 +6,48 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/jmoiron/sqlx"
 )
 
 // ErrParkedChanged says that a person has changed a kept message since it was read.
 var ErrParkedChanged = errors.New("parked message was changed meanwhile")
+
+// LookAgain reports, ahead of Readmit, whether a kept message is to be handled as it was
+// read, as far as that is committed: open is false when it is final by now. It locks
+// nothing. Errors match ErrClaimLost, ErrLinePaused and ErrParkedChanged.
+func (s *Store) LookAgain(ctx context.Context, ref HeldRef) (open bool, err error) {
+	var read struct {
+		Verdict sql.NullString `db:"verdict"`
+		Status  sql.NullString `db:"status"`
+		Edits   sql.NullInt64  `db:"edits"`
+		Mine    int            `db:"mine"`
+		Paused  int            `db:"paused"`
+	}
+	gate := "(SELECT count(*) FROM " + s.names.gates + " WHERE consumer = ? AND line = ? AND claimed_by = ? AND claim_epoch = ?"
+	query := s.dialect.rebind("SELECT (SELECT verdict FROM " + s.names.inbox + " WHERE consumer = ? AND message_id = ?)" +
+		" AS verdict, (SELECT status FROM " + s.names.parked + " WHERE id = ?) AS status, " +
+		"(SELECT edits FROM " + s.names.parked + " WHERE id = ?) AS edits, " +
+		gate + ") AS mine, " + gate + " AND paused) AS paused")
+	args := []any{ref.Consumer, ref.InboxID, ref.ID, ref.ID}
+	for range 2 {
+		args = append(args, ref.Consumer, ref.Line, ref.Owner, ref.Epoch)
+	}
+	err = s.read(ctx, func(q sqlx.QueryerContext) error { return sqlx.GetContext(ctx, q, &read, query, args...) })
+	switch known := ref.InboxID == "" || read.Verdict.Valid && Verdict(read.Verdict.String).Open(); {
+	case err != nil:
+		return false, fmt.Errorf("store: look at parked message %d again: %w", ref.ID, err)
+	case !known, !ParkedStatus(read.Status.String).Open():
+		return false, nil
+	case read.Mine == 0:
+		return false, ref.lost()
+	case read.Paused > 0:
+		return false, fmt.Errorf("%w: %q of %q", ErrLinePaused, ref.Line, ref.Consumer)
+	case int(read.Edits.Int64) != ref.Edits:
+		return false, fmt.Errorf("%w: message %d", ErrParkedChanged, ref.ID)
+	}
+	return true, nil
+}
 
 // Readmit begins, in the context's unit of work, to handle a kept message again: it
 // locks the message's inbox row until the unit ends, and reports whether it is still
@@ -206,7 +244,9 @@ type Failure struct {
 
 // FailParked records, in a transaction of its own, that a kept message has failed
 // again, and gives the claim back. Errors match ErrClaimLost when somebody else has
-// the line by now: then nothing is recorded. A message that is final by now stays so.
+// the line by now, and ErrParkedChanged when a person has edited or released the message
+// since it was read, whose word is newer than the run that has failed: then nothing is
+// recorded, and the claim stays. A message that is final by now stays so.
 func (s *Store) FailParked(ctx context.Context, ref HeldRef, f Failure) error {
 	if f.Status != StatusDelayed && !f.Status.forPerson() {
 		return fmt.Errorf("store: a message that has failed doesn't become %q", f.Status)
@@ -268,6 +308,10 @@ func (s *Store) recordFailure(ctx context.Context, tx Tx, ref HeldRef, f Failure
 		return err
 	}
 	row := rows[0]
+	released := row.Status == StatusReleased && ref.Status != "" && ref.Status != StatusReleased
+	if released || row.Edits != ref.Edits {
+		return fmt.Errorf("%w: message %d", ErrParkedChanged, ref.ID)
+	}
 	row.Attempts++
 	f.Attempt.Attempt = row.Attempts
 	row.Class, row.Reason, row.Chain = f.Class, f.Reason, f.Chain

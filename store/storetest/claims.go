@@ -44,7 +44,7 @@ func claimed(t *testing.T, st *store.Store, owner string) store.Claim {
 }
 
 func ref(c store.Claim, row store.ParkedRow) store.HeldRef {
-	return store.HeldRef{Claim: c, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits}
+	return store.HeldRef{Claim: c, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits, Status: row.Status}
 }
 
 // handle is what Dedupe does with a message that comes again. f may be nil.
