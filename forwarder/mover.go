@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -13,6 +15,27 @@ type mover struct {
 	f     *Forwarder
 	owned func() map[int]*partition
 	swept time.Time
+	// left are slots' messages of which can't be said whether they are too late. They
+	// stay, and others are moved.
+	left map[int64]bool
+}
+
+// postpone leaves alone what it can't judge, and says so once: a zone that is known on
+// another machine only would otherwise hold up all that is due.
+func (m *mover) postpone(row store.ScheduledRow, now time.Time) (*store.ScheduledRow, error) {
+	later, err := postpone(row, now)
+	if err == nil {
+		return later, nil
+	}
+	if !m.left[row.ID] {
+		if m.left == nil {
+			m.left = map[int64]bool{}
+		}
+		m.left[row.ID] = true
+		m.f.cfg.Logger.Error("A slot's message can't be sent, and waits: cancel it, or mend what is wrong", err,
+			watermill.LogFields{"message_id": row.MessageID, "topic": row.Topic, "subject": row.Subject})
+	}
+	return nil, store.ErrLeftScheduled
 }
 
 const (
@@ -53,11 +76,11 @@ func (m *mover) move(ctx context.Context) error {
 				numbers = append(numbers, n)
 			}
 		}
-		ids, err := m.f.store.DueScheduled(ctx, m.f.cfg.Service, numbers, moveBatch, m.f.cfg.BatchBytes)
+		ids, err := m.f.store.DueScheduled(ctx, m.f.cfg.Service, numbers, moveBatch+len(m.left), m.f.cfg.BatchBytes)
 		if err != nil || len(ids) == 0 {
 			return err
 		}
-		moved, err := m.f.store.MoveScheduled(ctx, leases, ids, postpone)
+		moved, err := m.f.store.MoveScheduled(ctx, leases, ids, m.postpone)
 		if err != nil || moved == 0 { // the rest is locked: somebody's action is about to be committed
 			return err
 		}

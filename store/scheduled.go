@@ -176,13 +176,17 @@ func (s *Store) DueScheduled(
 	return ids, nil
 }
 
+// ErrLeftScheduled says that a scheduled message is to be left as it is.
+var ErrLeftScheduled = errors.New("scheduled message is left")
+
 // MoveScheduled puts messages that are due into the outbox, in the order in which
 // they were due, and returns how many: those of the partitions whose leases still
 // have their owner and epoch. What somebody else has locked, because an action of
 // its slot is about to be committed, is left for the next time.
 //
 // postpone is asked about the rows of slots, with the database's time: it returns
-// the row of a later slot that takes its place, or nil.
+// the row of a later slot that takes its place, or nil. A row of which its error matches
+// ErrLeftScheduled stays as it is.
 func (s *Store) MoveScheduled(
 	ctx context.Context, leases map[int]Lease, ids []int64,
 	postpone func(row ScheduledRow, now time.Time) (*ScheduledRow, error),
@@ -260,6 +264,9 @@ func (s *Store) moveScheduled(
 	for _, row := range rows {
 		if row.Slot != "" {
 			later, err := postpone(row)
+			if errors.Is(err, ErrLeftScheduled) {
+				continue
+			}
 			if err != nil {
 				return 0, err
 			}
