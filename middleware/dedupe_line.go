@@ -76,7 +76,7 @@ func (d *Dedupe) ask(ctx context.Context, row store.InboxRow, ticket *parking.Ti
 
 // readmit decides about a kept message that comes back.
 func (d *Dedupe) readmit(ctx context.Context, tx store.Tx, dl delivery, ref store.HeldRef) (store.Verdict, error) {
-	_, open, err := d.store.Readmit(ctx, ref)
+	open, err := d.store.Readmit(ctx, ref)
 	switch {
 	case err != nil:
 		return "", err

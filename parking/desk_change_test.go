@@ -149,7 +149,7 @@ func TestAnOperatorDoesNotWaitForEverForAHandler(t *testing.T) {
 		require.NoError(k, err)
 		ref := store.HeldRef{Claim: claims[0], ID: id, InboxID: "1"}
 		require.NoError(k, k.InTx(k.Context(), func(ctx context.Context, tx store.Tx) error {
-			_, open, err := k.Readmit(ctx, ref)
+			open, err := k.Readmit(ctx, ref)
 			require.NoError(k, err)
 			require.True(k, open)
 			// Outside of the handler's unit.

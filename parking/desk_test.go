@@ -120,7 +120,7 @@ func (k kept) handle(claim store.Claim, row store.ParkedRow, outcome error) (don
 		return false
 	}
 	require.NoError(k, k.InTx(k.Context(), func(ctx context.Context, tx store.Tx) error {
-		if _, _, err := k.Readmit(ctx, ref); err != nil {
+		if _, err := k.Readmit(ctx, ref); err != nil {
 			return err
 		}
 		return k.FinishParked(ctx, tx, ref, store.Applied, "", row.Status != store.StatusWaiting, row.Attempts+1)

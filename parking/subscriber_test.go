@@ -105,7 +105,7 @@ func (y *yard) guarded(st *store.Store, h func(ctx context.Context, msg *message
 		ref, _ := ticket.Reentry()
 		row := ticket.Row()
 		err := st.InTx(msg.Context(), func(ctx context.Context, tx store.Tx) error {
-			_, open, err := st.Readmit(ctx, ref)
+			open, err := st.Readmit(ctx, ref)
 			if err != nil {
 				return err
 			}

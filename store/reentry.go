@@ -57,45 +57,69 @@ func (s *Store) LookAgain(ctx context.Context, ref HeldRef) (open bool, err erro
 // Errors match ErrClaimLost when the line isn't the owner's any more, ErrLinePaused
 // when a person holds it, and ErrLockTimeout when another run of the same message, or
 // a person, has the row for too long. None of them says anything of the message.
-func (s *Store) Readmit(ctx context.Context, ref HeldRef) (row InboxRow, open bool, err error) {
+func (s *Store) Readmit(ctx context.Context, ref HeldRef) (open bool, err error) {
 	u := s.UnitFromContext(ctx)
 	if u == nil {
-		return InboxRow{}, false, ErrNoUnit
+		return false, ErrNoUnit
 	}
 	if err := u.openAttempt(ctx); err != nil {
-		return InboxRow{}, false, err
+		return false, err
 	}
 	if ref.InboxID == "" { // nobody delivered it: only its line tells it from another run
-		return InboxRow{Consumer: ref.Consumer}, true, nil
+		return true, nil
 	}
-	var read struct {
-		inboxRow
+	start := time.Now()
+	if s.dialect == Postgres {
+		open, err = s.lockIfOpen(ctx, u.Tx(), ref)
+	}
+	if err == nil && !open {
+		open, err = s.lockAndLook(ctx, u.Tx(), ref)
+	}
+	u.waited(time.Since(start))
+	if errors.Is(err, ErrLockTimeout) {
+		return false, fmt.Errorf("%w: %w", errWaitedForCopy, err)
+	}
+	return open, err
+}
 
-		Mine   int `db:"mine"`
-		Paused int `db:"paused"`
+// lockIfOpen is lockAndLook for the usual case. A statement that answers by its number
+// of rows goes together with BEGIN where the driver can send both at once, which is a
+// quarter of what a message of a long line costs.
+func (s *Store) lockIfOpen(ctx context.Context, tx Tx, ref HeldRef) (open bool, err error) {
+	query := "SELECT 1 FROM " + s.names.inbox + " WHERE consumer = ? AND message_id = ? AND verdict IN " + openVerdicts +
+		" AND EXISTS (SELECT 1 FROM " + s.names.gates +
+		" WHERE consumer = ? AND line = ? AND claimed_by = ? AND claim_epoch = ? AND NOT paused)" + s.dialect.forUpdate()
+	result, err := tx.ExecContext(ctx, query, ref.Consumer, ref.InboxID, ref.Consumer, ref.Line, ref.Owner, ref.Epoch)
+	if err != nil {
+		return false, fmt.Errorf("store: readmit: %w", err)
+	}
+	n, err := result.RowsAffected()
+	return n == 1, err
+}
+
+// lockAndLook locks a message's inbox row, and says why it isn't to be handled.
+func (s *Store) lockAndLook(ctx context.Context, tx Tx, ref HeldRef) (open bool, err error) {
+	var read struct {
+		Verdict Verdict `db:"verdict"`
+		Mine    int     `db:"mine"`
+		Paused  int     `db:"paused"`
 	}
 	gate := "(SELECT count(*) FROM " + s.names.gates + " WHERE consumer = ? AND line = ? AND claimed_by = ? AND claim_epoch = ?"
-	query := "SELECT verdict, reason, fingerprint, " + s.dialect.micros("processed_at") + " AS processed_at_us, " +
-		gate + ") AS mine, " + gate + " AND paused) AS paused FROM " + s.names.inbox + " WHERE consumer = ? AND message_id = ?" +
-		s.dialect.forUpdate()
+	query := "SELECT verdict, " + gate + ") AS mine, " + gate + " AND paused) AS paused FROM " + s.names.inbox +
+		" WHERE consumer = ? AND message_id = ?" + s.dialect.forUpdate()
 	claim := []any{ref.Consumer, ref.Line, ref.Owner, ref.Epoch}
-	start := time.Now()
-	err = u.Tx().GetContext(ctx, &read, query, append(append(claim, claim...), ref.Consumer, ref.InboxID)...)
-	u.waited(time.Since(start))
+	err = tx.GetContext(ctx, &read, query, append(append(claim, claim...), ref.Consumer, ref.InboxID)...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows): // forgotten: it was final
-		return InboxRow{}, false, nil
-	case errors.Is(err, ErrLockTimeout):
-		return InboxRow{}, false, fmt.Errorf("%w: %w", errWaitedForCopy, err)
+		return false, nil
 	case err != nil:
-		return InboxRow{}, false, fmt.Errorf("store: readmit: %w", err)
+		return false, fmt.Errorf("store: readmit: %w", err)
 	case read.Mine == 0:
-		return InboxRow{}, false, ref.lost()
+		return false, ref.lost()
 	case read.Paused > 0:
-		return InboxRow{}, false, fmt.Errorf("%w: %q of %q", ErrLinePaused, ref.Line, ref.Consumer)
+		return false, fmt.Errorf("%w: %q of %q", ErrLinePaused, ref.Line, ref.Consumer)
 	}
-	row = read.of(ref.Consumer, ref.InboxID)
-	return row, row.Verdict.Open(), nil
+	return read.Verdict.Open(), nil
 }
 
 // FinishParked ends a kept message in the unit of work that has handled it, as its

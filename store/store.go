@@ -38,8 +38,9 @@ type Config struct {
 	RetryBackoff time.Duration
 	// LockTimeout bounds every wait for a lock inside a unit of work. Default 5 s.
 	// It is set per transaction on Postgres and per connection on MySQL, where
-	// whole seconds count; nothing is set where the connection already has a
-	// shorter one, which saves MySQL a round trip.
+	// whole seconds count; nothing is set where the connection already has one that is
+	// no longer, by the DSN (lock_timeout on Postgres, in milliseconds), which saves a
+	// statement of each transaction.
 	LockTimeout time.Duration
 	// ConnTimeout bounds the wait for a connection from the pool, and on SQLite
 	// for the turn as the one writer. Default 10 s.

@@ -83,7 +83,7 @@ func workOne(
 		return false
 	}
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
-		if _, _, err := st.Readmit(ctx, ref); err != nil {
+		if _, err := st.Readmit(ctx, ref); err != nil {
 			return err
 		}
 		return st.FinishParked(ctx, tx, ref, store.Applied, "", row.Status != store.StatusWaiting, row.Attempts+1)

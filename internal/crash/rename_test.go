@@ -178,7 +178,7 @@ func requireRenamed(t *testing.T, st *store.Store, db *sqlx.DB, r renaming) {
 		require.Equal(t, "parked-"+strconv.Itoa(i), row.InboxID, "in their order")
 		require.NoError(t, st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
 			ref := store.HeldRef{Claim: claims[0], ID: row.ID, InboxID: row.InboxID}
-			_, open, err := st.Readmit(ctx, ref)
+			open, err := st.Readmit(ctx, ref)
 			require.NoError(t, err)
 			require.True(t, open, "the message would be swallowed")
 			return st.FinishParked(ctx, tx, ref, store.Applied, "", true, 2)

@@ -145,7 +145,7 @@ func (a *arrivals) open(ctx context.Context, st *store.Store, claim store.Claim)
 
 func (a *arrivals) finish(ctx context.Context, st *store.Store, tx store.Tx, claim store.Claim, row store.ParkedRow) error {
 	ref := store.HeldRef{Claim: claim, ID: row.ID, InboxID: row.InboxID}
-	if _, _, err := st.Readmit(ctx, ref); err != nil {
+	if _, err := st.Readmit(ctx, ref); err != nil {
 		return err
 	}
 	id, _, _ := strings.Cut(row.MessageID, "/")

@@ -52,7 +52,7 @@ func handle(
 	ctx context.Context, st *store.Store, r store.HeldRef, row store.ParkedRow, f func(context.Context, store.Tx) error,
 ) error {
 	return st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		_, open, err := st.Readmit(ctx, r)
+		open, err := st.Readmit(ctx, r)
 		if err != nil {
 			return err
 		}
@@ -309,7 +309,7 @@ func claimRollback(t *testing.T, b *bundle) {
 	require.Equal(t, "parked", b.verdict(t, st, "1"))
 	require.NoError(t, handle(t.Context(), st, ref(c, row), row, nil))
 
-	_, _, err = st.Readmit(t.Context(), ref(c, row))
+	_, err = st.Readmit(t.Context(), ref(c, row))
 	require.ErrorIs(t, err, store.ErrNoUnit)
 	require.ErrorContains(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		return st.FinishParked(ctx, tx, ref(c, row), store.Parked, "", true, 1)
