@@ -138,6 +138,7 @@ func (a *attempt) look(ctx context.Context) (Response, error) {
 		return a.open(ctx, parking.After(fmt.Errorf("effects: %w: %s doesn't know it yet", ErrInProgress, p.Name), early))
 	}
 	a.claim.InDoubt = false
+	a.began = time.Now() // before the claim is renewed: this process may be stopped behind that
 	ok, err := a.client.store.EffectCalls(ctx, a.claim, a.client.cfg.ClaimTTL)
 	if err != nil {
 		return Response{}, err
@@ -145,7 +146,6 @@ func (a *attempt) look(ctx context.Context) (Response, error) {
 	if !ok {
 		return a.lost(ctx)
 	}
-	a.began = time.Now()
 	step.Reach(ctx, step.EffectIntent)
 	return a.run(ctx)
 }
