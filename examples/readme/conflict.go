@@ -28,15 +28,17 @@ type purchases interface {
 // shows it.
 func change(
 	ctx context.Context, client *effects.Client, shop purchases, msg *message.Message, seen, wanted purchase,
-) (effects.Reconciled[purchase], error) {
+) (effects.Response, error) {
 	id := string(msg.Payload)
 	number := func(n int) json.RawMessage { return json.RawMessage(strconv.Itoa(n)) }
 	// CONFLICT
+	var answer effects.Response
 	reconcile := effects.Reconcile[purchase]{
 		Subject: "purchase " + id,
 		Load:    func(ctx context.Context) (purchase, error) { return shop.Get(ctx, id) },
 		Push: func(ctx context.Context, base purchase) error { // its client's provider is Conditional
-			_, err := client.Do(ctx, "change", msg.UUID+"@"+base.ETag, msg.Payload, shop.Put(id, base.ETag))
+			var err error
+			answer, err = client.Do(ctx, "change", msg.UUID+"@"+base.ETag, msg.Payload, shop.Put(id, base.ETag))
 			return err
 		},
 		Done: func(now purchase) bool { return now.Quantity == wanted.Quantity },
@@ -49,6 +51,7 @@ func change(
 			}}
 		},
 	}
-	return reconcile.Do(ctx, seen) // in a stage
+	_, err := reconcile.Do(ctx, seen) // in a stage
+	return answer, err                // empty if nothing had to be pushed (Reconciled.Already)
 	// END
 }
