@@ -110,10 +110,29 @@ func (dialect) Drop(ctx context.Context, db *sql.DB, t sqlbroker.Tables) error {
 	return nil
 }
 
-func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) error {
-	// Looked for first, because the INSERT would wait for a handler at work.
+// AddGroup looks for the group first, because the INSERT would wait for a handler at
+// work. So that nobody's handler is at work between the two, one process does this at a
+// time.
+func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, group string) (err error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer conn.Close() //nolint:errcheck // it goes back to the pool
+	const lock = "CONCAT('headrace/', SHA1(CONCAT(DATABASE(), '/', ?)))"
+	var locked sql.NullBool
+	if err := conn.QueryRowContext(ctx, "SELECT GET_LOCK("+lock+", 30)", t.Offsets).Scan(&locked); err != nil {
+		return fmt.Errorf("wait for others that add a group: %w", err)
+	}
+	if !locked.Bool {
+		return errors.New("others add groups to the topic for too long")
+	}
+	defer func() { // the lock is the connection's, which others use afterwards
+		_, unlock := conn.ExecContext(context.WithoutCancel(ctx), "DO RELEASE_LOCK("+lock+")", t.Offsets)
+		err = errors.Join(err, unlock)
+	}()
 	var known bool
-	err := db.QueryRowContext(ctx,
+	err = conn.QueryRowContext(ctx,
 		`SELECT EXISTS (SELECT 1 FROM `+t.Offsets+` WHERE consumer_group = ?)`, group).Scan(&known)
 	if err != nil {
 		return fmt.Errorf("look for the group: %w", err)
@@ -121,7 +140,7 @@ func (dialect) AddGroup(ctx context.Context, db *sql.DB, t sqlbroker.Tables, gro
 	if known {
 		return nil
 	}
-	_, err = db.ExecContext(ctx, `INSERT INTO `+t.Offsets+` (consumer_group, offset_acked) VALUES (?, 0)
+	_, err = conn.ExecContext(ctx, `INSERT INTO `+t.Offsets+` (consumer_group, offset_acked) VALUES (?, 0)
 		ON DUPLICATE KEY UPDATE consumer_group = consumer_group`, group)
 	if err != nil {
 		return fmt.Errorf("insert the group: %w", err)
