@@ -23,7 +23,7 @@ type KeyState struct {
 // Key looks at a key's line.
 func (d *Desk) Key(ctx context.Context, consumer, key string) (KeyState, error) {
 	state := KeyState{Consumer: consumer, Key: key}
-	line := store.KeyLine(consumer, key)
+	line := store.NamedKeyLine(consumer, key)
 	gate, err := d.st.GateOf(ctx, line)
 	switch {
 	case err == nil:
@@ -60,7 +60,7 @@ func (d *Desk) PauseKey(ctx context.Context, consumer, key string) (KeyState, er
 	if err := d.known(ctx, consumer); err != nil {
 		return KeyState{}, err
 	}
-	line := store.KeyLine(consumer, key)
+	line := store.NamedKeyLine(consumer, key)
 	err := d.st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
 		if _, err := d.st.PauseLine(ctx, tx, line); err != nil {
 			return err
@@ -90,7 +90,7 @@ func (d *Desk) known(ctx context.Context, consumer string) error {
 // ResumeKey ends PauseKey: the line goes on with its first message, or is opened when
 // it has none. Errors match store.ErrNotHeld, and ErrNotPaused.
 func (d *Desk) ResumeKey(ctx context.Context, consumer, key string) (KeyState, error) {
-	line := store.KeyLine(consumer, key)
+	line := store.NamedKeyLine(consumer, key)
 	if err := d.resume(ctx, line); err != nil {
 		return KeyState{}, err
 	}
@@ -127,7 +127,7 @@ type Freed struct {
 // Errors match store.ErrNotHeld when the key isn't held, and those of Retry.
 func (d *Desk) ReleaseKey(ctx context.Context, consumer, key string, o RetryOptions) (Freed, error) {
 	var freed Freed
-	line := store.KeyLine(consumer, key)
+	line := store.NamedKeyLine(consumer, key)
 	gate, err := d.st.GateOf(ctx, line)
 	if err != nil {
 		return freed, explainKey(line, err)

@@ -188,9 +188,9 @@ func (w *work) fail(row *store.ParkedRow, reason string) outcome {
 }
 
 func (w *work) ref(row *store.ParkedRow) store.HeldRef {
-	ref := store.HeldRef{Claim: w.claim, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits, Status: row.Status}
-	ref.Gone = w.gone.Load()
-	return ref
+	return store.HeldRef{
+		Claim: w.claim, ID: row.ID, InboxID: row.InboxID, Edits: row.Edits, Status: row.Status, Left: &w.gone,
+	}
 }
 
 // handle gives a message to the handler and waits for what becomes of it.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -43,6 +44,18 @@ type HeldRef struct {
 	// then: whoever knows that is told by FailParked of a release since.
 	Edits  int
 	Status ParkedStatus
+	// Left counts the messages that have left the line and that its gate wasn't told of
+	// (Gone). FailParked takes them, at the moment when it tells. Optional.
+	Left *atomic.Int64
+}
+
+// takeLeft takes what Left has counted, and puts it back if that couldn't be told.
+func (r HeldRef) takeLeft() (n int64, putBack func()) {
+	if r.Left == nil {
+		return 0, func() {}
+	}
+	n = r.Left.Swap(0)
+	return n, func() { r.Left.Add(n) }
 }
 
 // ClaimLines gives an owner up to n lines of a consumer that are due, each until ttl

@@ -22,7 +22,13 @@ type Line struct {
 
 // KeyLine is the line of a key's messages.
 func KeyLine(consumer, key string) Line {
-	return Line{Consumer: consumer, Line: "key/" + key, Key: key}
+	return Line{Consumer: consumer, Line: "key/" + Identity(key), Key: key}
+}
+
+// NamedKeyLine is KeyLine for a key that people name: in the form in which it is shown
+// to them, if it is stored in another one.
+func NamedKeyLine(consumer, key string) Line {
+	return Line{Consumer: consumer, Line: "key/" + storedIdentity(key), Key: key}
 }
 
 // MessageLine is the line of one message without a key. Where it is held nothing

@@ -279,6 +279,7 @@ func (s *Store) FailParked(ctx context.Context, ref HeldRef, f Failure) error {
 	if err != nil {
 		return err
 	}
+	left, putBack := ref.takeLeft()
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
 		open, err := s.lockOpen(ctx, tx, ref.Consumer, ref.InboxID)
 		if err != nil {
@@ -301,11 +302,12 @@ func (s *Store) FailParked(ctx context.Context, ref HeldRef, f Failure) error {
 		if err != nil {
 			return err
 		}
-		g.Gone += ref.Gone
+		g.Gone += left
 		_, err = s.settle(ctx, tx, g)
 		return err
 	})
 	if err != nil {
+		putBack()
 		return fmt.Errorf("store: record the failure of parked message %d: %w", ref.ID, err)
 	}
 	return nil

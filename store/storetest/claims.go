@@ -24,6 +24,7 @@ func testClaims(t *testing.T, h Harness) {
 		{"StopAtAMessageForAPerson", claimPerson},
 		{"HandleNoMessageThatIsFinal", claimFinal},
 		{"AreRolledBackWithTheirUnit", claimRollback},
+		{"CountWhatHasLeftOnce", claimCounts},
 	})
 }
 

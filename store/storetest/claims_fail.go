@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,4 +102,34 @@ func claimFinal(t *testing.T, b *bundle) {
 			require.ErrorIs(t, err, store.ErrNotHeld)
 		}
 	}
+}
+
+// What has left a line is counted by a renewal or by a failure, and put back by one that
+// isn't written.
+func claimCounts(t *testing.T, b *bundle) {
+	st := b.store(t, store.Config{})
+	park(t, st, failed("c", "k", "1"))
+	c := claimed(t, st, "one")
+	var left atomic.Int64
+	message := ref(c, line(t, st, c)[0])
+	message.Left = &left
+	gone := func() int64 {
+		gate, err := st.GateOf(t.Context(), store.KeyLine("c", "k"))
+		require.NoError(t, err)
+		return gate.Gone
+	}
+	left.Store(2)
+	renewed := c
+	renewed.Gone = left.Swap(0) // while the message is in its handler
+	_, err := st.RenewClaims(t.Context(), "one", ttl, []store.Claim{renewed})
+	require.NoError(t, err)
+	left.Add(1)
+	stale := message
+	stale.Epoch--
+	require.ErrorIs(t, st.FailParked(t.Context(), stale, store.Failure{Status: store.StatusParked}), store.ErrClaimLost)
+	require.EqualValues(t, 1, left.Load())
+	require.EqualValues(t, 2, gone())
+	require.NoError(t, st.FailParked(t.Context(), message, store.Failure{Status: store.StatusParked}))
+	require.EqualValues(t, 3, gone())
+	require.Zero(t, left.Load())
 }

@@ -171,6 +171,9 @@ func lineKeys(t *testing.T, b *bundle) {
 		gate, err := st.GateOf(t.Context(), store.KeyLine("c", key))
 		require.NoError(t, err)
 		require.EqualValues(t, 2, gate.Kept, "%.20q", key)
+		named, err := st.GateOf(t.Context(), store.NamedKeyLine("c", gate.Key))
+		require.NoError(t, err, "people name it as it is shown: %.20q", gate.Key)
+		require.Equal(t, gate.Line, named.Line)
 	}
 }
 
