@@ -123,7 +123,8 @@ func (c Config) validate() error {
 	case p.Settle < 2*p.Timeout:
 		return fmt.Errorf("effects: Provider.Settle (%s) must be at least twice Timeout (%s)", p.Settle, p.Timeout)
 	case c.ClaimTTL < p.Timeout+claimMargin:
-		return fmt.Errorf("effects: ClaimTTL (%s) must be %s longer than Timeout (%s)", c.ClaimTTL, claimMargin, p.Timeout)
+		return fmt.Errorf("effects: Config.ClaimTTL (%s) must be %s longer than Provider.Timeout (%s): raise the one or lower "+
+			"the other", c.ClaimTTL, claimMargin, p.Timeout)
 	}
 	return nil
 }

@@ -161,7 +161,8 @@ func explain(id int64, err error) error {
 	case errors.Is(err, store.ErrLockTimeout):
 		return fmt.Errorf("parking: message %d: %w (%w)", id, ErrInHand, err)
 	case errors.Is(err, store.ErrNotParked):
-		return fmt.Errorf("parking: %w: %d; it was handled in its turn, or was final and is forgotten", store.ErrNotParked, id)
+		return fmt.Errorf("parking: %w: %d; it was never parked, was handled in its turn, or is final and forgotten",
+			store.ErrNotParked, id)
 	}
 	for _, own := range []error{ErrNeedsEdit, ErrInReview, ErrNotInReview, ErrNoReason, ErrNoChange, ErrKeyStays, ErrNoCall} {
 		if errors.Is(err, own) {

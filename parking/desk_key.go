@@ -57,8 +57,8 @@ func keyFilter(consumer, key string, status []store.ParkedStatus) store.ParkedFi
 // it lines up. A message that is in its handler now is the last one. Errors match
 // store.ErrUnknownConsumer when nobody of that name remembers messages or runs.
 func (d *Desk) PauseKey(ctx context.Context, consumer, key string) (KeyState, error) {
-	if err := d.known(ctx, consumer); err != nil {
-		return KeyState{}, err
+	if err := d.st.CheckConsumer(ctx, consumer); err != nil { // else it would wait for ever for nobody
+		return KeyState{}, fmt.Errorf("parking: %w", err)
 	}
 	line := store.NamedKeyLine(consumer, key)
 	err := d.st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
@@ -71,20 +71,6 @@ func (d *Desk) PauseKey(ctx context.Context, consumer, key string) (KeyState, er
 		return KeyState{}, explainKey(line, err)
 	}
 	return d.Key(ctx, consumer, key)
-}
-
-// known makes sure that a pause doesn't wait for ever for somebody who was misspelt.
-func (d *Desk) known(ctx context.Context, consumer string) error {
-	infos, err := d.st.ConsumerInfos(ctx)
-	if err != nil {
-		return err
-	}
-	for _, info := range infos {
-		if info.Name == consumer || info.Name == store.Identity(consumer) {
-			return nil
-		}
-	}
-	return fmt.Errorf("parking: %w %q", store.ErrUnknownConsumer, store.Identity(consumer))
 }
 
 // ResumeKey ends PauseKey: the line goes on with its first message, or is opened when

@@ -216,7 +216,7 @@ func TestKeptMessagesAreListedAndGrouped(t *testing.T) {
 		require.Less(k, len(whole.Chain[0].Text), 3000, "of 10 MB")
 		_, err = desk.Get(k.Context(), 10_000)
 		require.ErrorIs(k, err, store.ErrNotParked)
-		require.ErrorContains(k, err, "10000; it was handled in its turn, or was final and is forgotten")
+		require.ErrorContains(k, err, "10000; it was never parked, was handled in its turn, or is final and forgotten")
 	})
 }
 

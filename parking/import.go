@@ -99,6 +99,12 @@ type ImportedMessage struct {
 // ErrImport is of an import that can't be meant so.
 var ErrImport = errors.New("wrong import")
 
+// Validate says what of it can't be meant so; Import does before anything else.
+func (c ImportConfig) Validate() error {
+	_, err := c.withDefaults()
+	return err
+}
+
 func (c ImportConfig) withDefaults() (ImportConfig, error) {
 	switch {
 	case c.Topic == "":
@@ -333,7 +339,7 @@ func (im *importing) knows(ctx context.Context, consumer string) error {
 	}
 	err, asked := im.known[consumer]
 	if !asked {
-		err = im.d.known(ctx, consumer)
+		err = im.d.st.CheckConsumer(ctx, consumer)
 		if err == nil || errors.Is(err, store.ErrUnknownConsumer) {
 			im.known[consumer] = err
 		}

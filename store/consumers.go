@@ -72,6 +72,19 @@ type ConsumerInfo struct {
 	Since, Last time.Time
 }
 
+// CheckConsumer finds a name that was misspelt: the error matches ErrUnknownConsumer where
+// neither the inbox nor the verdict log knows it, and nobody of that name runs.
+func (s *Store) CheckConsumer(ctx context.Context, name string) error {
+	infos, err := s.ConsumerInfos(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(infos, func(info ConsumerInfo) bool { return info.Name == storedIdentity(name) }) {
+		return nil
+	}
+	return fmt.Errorf("store: %w %q", ErrUnknownConsumer, storedIdentity(name))
+}
+
 // ConsumerInfos lists the consumers that the inbox or the verdict log knows, or
 // that are present, sorted by name. It takes some look-ups for each.
 func (s *Store) ConsumerInfos(ctx context.Context) ([]ConsumerInfo, error) {

@@ -37,14 +37,6 @@ func (a *app) audit() *cobra.Command {
 	var f store.AuditFilter
 	var since string
 	var limit int
-	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Show what operators have changed",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("audit needs a subcommand: audit ls; see headrace audit --help")
-		},
-	}
 	ls := &cobra.Command{
 		Use:   "ls",
 		Short: "List what operators have changed, the last changes first",
@@ -74,8 +66,7 @@ PurgeConfig.Audit says otherwise.`,
 	ls.Flags().StringVar(&since, "since", "", "list changes since this `TIME`, such as 2026-03-01T14:00:00Z")
 	ls.Flags().IntVar(&limit, "limit", 50, "how many to list")
 	ls.Flags().Int64Var(&f.Before, "before", 0, "list those before the one with this `ID`")
-	cmd.AddCommand(ls)
-	return cmd
+	return commandGroup("audit", "Show what operators have changed", ls)
 }
 
 func (s *session) listAudit(ctx context.Context, f store.AuditFilter, limit int) error {

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,16 +10,8 @@ import (
 )
 
 func (a *app) consumer() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "consumer",
-		Short: "Look at who remembers messages, and change what they remember",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("consumer needs one of ls, rename, reset or replay; see headrace consumer --help")
-		},
-	}
-	cmd.AddCommand(a.consumerLs(), a.consumerRename(), a.consumerReset(), a.consumerReplay())
-	return cmd
+	return commandGroup("consumer", "Look at who remembers messages, and change what they remember",
+		a.consumerLs(), a.consumerRename(), a.consumerReset(), a.consumerReplay())
 }
 
 // consumersJSON is the result of consumer ls.

@@ -103,7 +103,7 @@ yet. Cut off, it goes on when it is run again with the same names.
 
 The broker's consumer group is none of this: it stays as it is.`,
 		Example: "  headrace consumer rename shop.orders shop.on-order --as anna",
-		Args:    cobra.ExactArgs(2),
+		Args:    exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd.Context(), &sign, func(s *session, st *store.Store, change store.ConsumerChange) error {
 				moved, err := s.moved(change, "moving what "+cell(args[0])+" remembers",
@@ -136,7 +136,7 @@ Stop every process of the consumer before; while one runs it is refused, and so 
 while messages are kept whose verdict is open. Cut off, run it again.
 
 ` + movingTheBroker,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.changing(cmd.Context(), &sign, func(s *session, st *store.Store, change store.ConsumerChange) error {
 				return s.reset(cmd.Context(), st, args[0], sign.yes, change)
@@ -191,7 +191,7 @@ verdict is open stay. Cut off, run it again with the same times.
 
 ` + movingTheBroker,
 		Example: "  headrace consumer replay shop.orders --from 2026-03-01T14:00:00Z --as anna",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			r := store.Replay{Beyond: beyond}
 			if r.From, err = pointInTime("--from", from); err != nil {
@@ -307,6 +307,9 @@ func (s *session) toForget(ctx context.Context, st *store.Store, name string, fr
 		counts, err = st.CountConsumer(ctx, name, from, to)
 		return err
 	})
+	if err == nil && len(counts) == 0 && name != "" {
+		err = st.CheckConsumer(ctx, name)
+	}
 	if err != nil {
 		return "", err
 	}

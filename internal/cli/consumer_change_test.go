@@ -87,7 +87,7 @@ func TestWhatIsWrongWithAChangeOfAConsumer(t *testing.T) {
 			want string
 			args []string
 		}{
-			{"accepts 2 arg", []string{"rename", "shop.orders"}},
+			{"has other arguments, not 1 argument: headrace consumer rename OLD NEW", []string{"rename", "shop.orders"}},
 			{"both names are needed", []string{"rename", "shop.orders", ""}},
 			{"both names are needed", []string{"rename", "", "x"}},
 			{`it is called "shop.orders" already`, []string{"rename", "shop.orders", "shop.orders"}},
@@ -98,6 +98,7 @@ func TestWhatIsWrongWithAChangeOfAConsumer(t *testing.T) {
 			{`"shop.live" is handled by "host-1"`, []string{"replay", "shop.live", "--from", "2026-01-01", "--beyond", "--yes"}},
 			{"the consumer's name is needed", []string{"reset", "", "--yes"}},
 			{"unknown consumer", []string{"reset", "nobody", "--yes"}},
+			{`unknown consumer "nobody": known are shop.held, shop.live, shop.orders`, []string{"reset", "nobody"}},
 			{`1 are "parked"; release or discard them first`, []string{"reset", "shop.held", "--yes"}},
 			{"--from is required", []string{"replay", "shop.orders"}},
 			{`--from "yesterday" is no time such as`, []string{"replay", "shop.orders", "--from", "yesterday"}},

@@ -55,7 +55,7 @@ Cut off, run it again.
 Exit status: 0 nothing readable is left, 1 something open is, 2 it could not be done.`,
 		Example: `  headrace forget customer-4711 --as anna --note "asked by letter of March 3"
   headrace forget customer-4711 --message 5b1f6f0c-6a3c-4f7e-9d43-2f1f6c9a7e11 --discard-open`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f.Key = args[0]
 			return a.changing(cmd.Context(), &sign, func(s *session, st *store.Store, change store.ConsumerChange) error {

@@ -14,16 +14,7 @@ import (
 )
 
 func (a *app) inbox() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "inbox",
-		Short: "Ask what became of a message",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("inbox needs a subcommand: inbox why MESSAGE-ID; see headrace inbox --help")
-		},
-	}
-	cmd.AddCommand(a.inboxWhy())
-	return cmd
+	return commandGroup("inbox", "Ask what became of a message", a.inboxWhy())
 }
 
 func (a *app) inboxWhy() *cobra.Command {

@@ -31,14 +31,6 @@ type keyJSON struct {
 }
 
 func (a *app) key() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "key",
-		Short: "Look at one key's messages at a consumer, hold them, and set them free",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("key needs one of show, pause, resume or release; see headrace key --help")
-		},
-	}
 	var force bool
 	release := a.keyCommand("release", "Have all that waits of a key tried again, in order",
 		`Have each message of a key that waits for a person, or for its next try, tried again
@@ -48,7 +40,7 @@ it was edited, or with --force) or is in review: nothing behind it would move.`,
 			return s.releaseKey(ctx, desk, consumer, key, parking.RetryOptions{Force: force})
 		})
 	release.Flags().BoolVar(&force, "force", false, "also what has failed for good")
-	cmd.AddCommand(
+	return commandGroup("key", "Look at one key's messages at a consumer, hold them, and set them free",
 		a.keyCommand("show", "Show whether a key is held, by what, and what waits behind it", "",
 			func(ctx context.Context, s *session, desk *parking.Desk, consumer, key string) error {
 				return s.keyState(ctx, desk, consumer, key, nil)
@@ -66,7 +58,6 @@ waiting.`,
 				return s.keyState(ctx, desk, consumer, key, desk.ResumeKey)
 			}),
 		release)
-	return cmd
 }
 
 func (a *app) keyCommand(
@@ -76,7 +67,7 @@ func (a *app) keyCommand(
 	cmd := &cobra.Command{
 		Use: name + " CONSUMER KEY", Short: short, Long: long,
 		Example: "  headrace key " + name + " shop.orders sku-17",
-		Args:    cobra.ExactArgs(2), //nolint:mnd // as Use says
+		Args:    exactly(2), //nolint:mnd // as Use says
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "" || args[1] == "" {
 				return errors.New("the consumer's name and the key are needed")

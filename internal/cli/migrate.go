@@ -13,16 +13,8 @@ import (
 )
 
 func (a *app) migrate() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "migrate",
-		Short: "Create, upgrade or take back the tables",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("migrate needs one of up, down, status or print; see headrace migrate --help")
-		},
-	}
-	cmd.AddCommand(a.migrateUp(), a.migrateDown(), a.migrateStatus(), a.migratePrint())
-	return cmd
+	return commandGroup("migrate", "Create, upgrade or take back the tables",
+		a.migrateUp(), a.migrateDown(), a.migrateStatus(), a.migratePrint())
 }
 
 // migrationsJSON is the result of migrate up, down and status.

@@ -14,17 +14,8 @@ import (
 )
 
 func (a *app) parked() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "parked",
-		Short: "Look at messages that couldn't be handled or sent, and decide what becomes of them",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("parked needs one of ls, show, retry, edit, discard, note or import; see headrace parked --help")
-		},
-	}
-	cmd.AddCommand(a.parkedLs(), a.parkedShow(), a.parkedRetry(), a.parkedEdit(), a.parkedDiscard(), a.parkedNote(),
-		a.parkedImport())
-	return cmd
+	return commandGroup("parked", "Look at messages that couldn't be handled or sent, and decide what becomes of them",
+		a.parkedLs(), a.parkedShow(), a.parkedRetry(), a.parkedEdit(), a.parkedDiscard(), a.parkedNote(), a.parkedImport())
 }
 
 // picks are the flags that pick messages.

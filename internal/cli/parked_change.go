@@ -104,7 +104,7 @@ came is kept beside it, and the audit says who has changed it. A message that is
 again is changed from what it was edited to.`,
 		Example: `  headrace parked show 4711 --payload raw > order.json
   headrace parked edit 4711 --payload order.json --retry --as anna`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := messageNumbers(args)
 			if err != nil {
@@ -194,7 +194,7 @@ func (a *app) parkedNote() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "note ID TEXT...",
 		Short: "Add a line to a message's notes",
-		Args:  cobra.MinimumNArgs(2), //nolint:mnd // a number and a word
+		Args:  atLeast(2), //nolint:mnd // a number and a word
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := messageNumbers(args[:1])
 			if err != nil {

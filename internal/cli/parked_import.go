@@ -89,6 +89,9 @@ Exit status: 0 all that came is parked or known, 1 something is left on the queu
 			if err := o.read(); err != nil {
 				return err
 			}
+			if err := o.cfg.Validate(); err != nil { // before a broker is waited for
+				return err
+			}
 			return a.signed(cmd.Context(), &o.sign, func(s *session, _ *store.Store, desk *parking.Desk) error {
 				return s.importParked(cmd.Context(), desk, o)
 			})

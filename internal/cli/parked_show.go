@@ -88,7 +88,7 @@ what people have done to it and said of it. Its payload is shown only with --pay
 text (made harmless for a terminal), hex, or raw, which writes its bytes and nothing
 else, for a file. Of a message that was edited it is what is handled; --original is for
 what came.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := messageNumber(args[0])
 			if err != nil {

@@ -254,7 +254,8 @@ func TestAParkedMessageIsShown(t *testing.T) {
 		require.Less(c, len(c.do(exitOK, "parked", "ls")), 2000)
 		require.Less(c, len(c.do(exitOK, "parked", "ls", "--by-error")), 2000)
 
-		require.Contains(c, c.failed("parked", "show", "99"), "99; it was handled in its turn, or was final and is forgotten")
+		require.Contains(c, c.failed("parked", "show", "99"),
+			"99; it was never parked, was handled in its turn, or is final and forgotten")
 		require.Contains(c, c.failed("parked", "show", "\x1bx"), `"·x" is no message's number`)
 		require.Contains(c, c.failed("parked", "show", "1", "--payload", "json"), "--payload is text, hex or raw")
 	})
@@ -272,7 +273,8 @@ func TestParkedMessagesAreRetriedEditedAndDiscarded(t *testing.T) {
 		fine := func(store.ParkedRow) error { return nil }
 
 		require.Equal(c, "released 1 of 3 messages: 2 left as they are\n"+
-			"99 left as it is: no such parked message: 99; it was handled in its turn, or was final and is forgotten\n"+
+			"99 left as it is: no such parked message: 99; it was never parked, was handled in its turn, "+
+			"or is final and forgotten\n"+
 			"1 left as it is: message 1: it has failed for good: edit it first, or force it\n",
 			c.do(exitProblem, "parked", "retry", "1", "2", "99"))
 		require.Contains(c, c.do(exitProblem, "parked", "retry", "2", "--as", "bert"),
@@ -305,8 +307,9 @@ func TestParkedMessagesAreRetriedEditedAndDiscarded(t *testing.T) {
 		require.Equal(c, "3 has one more note\n", c.do(exitOK, "parked", "note", "3", "asked", "the supplier\x1b"))
 		require.Contains(c, c.do(exitOK, "parked", "show", "3"), "anna: asked the supplier·\n")
 		require.Contains(c, c.failed("parked", "discard", "3"), "a discarded message needs a reason")
-		require.Equal(c, "3 is discarded\n99 left as it is: no such parked message: 99; it was handled in its turn, "+
-			"or was final and is forgotten\n", c.do(exitProblem, "parked", "discard", "3", "99", "--reason", "they are closed"))
+		require.Equal(c, "3 is discarded\n99 left as it is: no such parked message: 99; it was never parked, "+
+			"was handled in its turn, or is final and forgotten\n",
+			c.do(exitProblem, "parked", "discard", "3", "99", "--reason", "they are closed"))
 		told := result[deskJSON](on.T, exitProblem, "parked", "discard", "3", "--reason", "x", "--as", "bert", "--db", on.url)
 		require.Equal(c, "bert", told.Actor)
 		require.Contains(c, told.Refused[0].Why, "message 3 is discarded, by anna")

@@ -16,16 +16,8 @@ import (
 )
 
 func (a *app) review() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "review",
-		Short: "Decide what only a person can judge: conflicts, and calls whose outcome nobody knows",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			return errors.New("review needs one of ls, accept or reject; see headrace review --help")
-		},
-	}
-	cmd.AddCommand(a.reviewLs(), a.reviewAccept(), a.reviewReject())
-	return cmd
+	return commandGroup("review", "Decide what only a person can judge: conflicts, and calls whose outcome nobody knows",
+		a.reviewLs(), a.reviewAccept(), a.reviewReject())
 }
 
 func (a *app) reviewLs() *cobra.Command {

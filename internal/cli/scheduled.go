@@ -34,10 +34,6 @@ type scheduledMessageJSON struct {
 }
 
 func (a *app) scheduled() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "scheduled",
-		Short: "Show or cancel messages that wait to be sent later",
-	}
 	var limit int
 	var after int64
 	ls := &cobra.Command{
@@ -63,14 +59,13 @@ asks again has it back.
 
 Exit status: 0 all were taken back, 1 one of them doesn't wait (any more), 2 the
 database could not be asked.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, ids []string) error {
 			return a.with(cmd.Context(), false, func(s *session) error { return s.cancelScheduled(cmd.Context(), service, ids) })
 		},
 	}
 	cancel.Flags().StringVar(&service, "service", "", "whose messages they are, as Config.Service names it")
-	cmd.AddCommand(ls, cancel)
-	return cmd
+	return commandGroup("scheduled", "Show or cancel messages that wait to be sent later", ls, cancel)
 }
 
 func (s *session) listScheduled(ctx context.Context, after int64, limit int) error {
