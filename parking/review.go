@@ -49,16 +49,39 @@ func validJSON(text json.RawMessage) json.RawMessage {
 	return text
 }
 
-// encode is how a row has it; nil where there is nothing to show.
+// maxShown bounds what is kept to be shown, in bytes: a failure that can't be written for
+// its size would come again and again.
+const maxShown = 1 << 20
+
+// encode is how a row has it; nil where there is nothing to show. Of what is too much
+// the state that was seen is left out first, then what the fields were and are, and
+// last the current state: what is accepted without it is reviewed again.
 func (s Shown) encode() []byte {
 	if s.Seen == nil && s.Current == nil && s.Diff == nil {
 		return nil
 	}
-	text, err := json.Marshal(s)
-	if err != nil { // all parts are valid by now
-		return nil
+	for _, less := range []func(*Shown){
+		func(*Shown) {},
+		func(s *Shown) { s.Seen = nil },
+		func(s *Shown) { s.Diff = fieldsOf(s.Diff) },
+		func(s *Shown) { s.Current = nil },
+	} {
+		less(&s)
+		text, err := json.Marshal(s)
+		if err == nil && len(text) <= maxShown { // all parts are valid by now
+			return text
+		}
 	}
-	return text
+	return nil
+}
+
+// fieldsOf names the first fields that differ.
+func fieldsOf(changes []Change) (names []Change) {
+	const most, longest = 100, 1000
+	for _, change := range changes[:min(len(changes), most)] {
+		names = append(names, Change{Field: change.Field[:min(len(change.Field), longest)]})
+	}
+	return names
 }
 
 // ReviewOf returns what is kept of a failure that goes into review: what it is about,

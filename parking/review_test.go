@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -118,4 +120,38 @@ func TestWhatAConflictShowsIsAlwaysJSON(t *testing.T) {
 	require.JSONEq(t, `{"current":7,"diff":[{"field":"\ufffd"}]}`, string(diff))
 	_, err := parking.ShownOf(store.ParkedRow{ID: 7, Diff: []byte("{")})
 	require.ErrorContains(t, err, "what differs in message 7 can't be read")
+}
+
+// What would be too much to be written is shown in part.
+func TestAReviewShowsNoMoreThanCanBeKept(t *testing.T) {
+	t.Parallel()
+	large := strings.Repeat("x", 2<<20)
+	text := func(s string) json.RawMessage { return json.RawMessage(strconv.Quote(s)) }
+	small := parking.Change{Field: "quantity", Was: text("1"), Is: text("2")}
+	for name, c := range map[string]struct {
+		conflict parking.ConflictError
+		want     parking.Shown
+	}{
+		"all of it": {
+			parking.ConflictError{Seen: "a", Current: "b", Diff: []parking.Change{small}},
+			parking.Shown{Seen: text("a"), Current: text("b"), Diff: []parking.Change{small}},
+		},
+		"what was seen is large": {
+			parking.ConflictError{Seen: large, Current: "b", Diff: []parking.Change{small}},
+			parking.Shown{Current: text("b"), Diff: []parking.Change{small}},
+		},
+		"a field is large": {
+			parking.ConflictError{Current: "b", Diff: []parking.Change{small, {Field: "note", Is: text(large)}}},
+			parking.Shown{Current: text("b"), Diff: []parking.Change{{Field: "quantity"}, {Field: "note"}}},
+		},
+		"what is there is large": {
+			parking.ConflictError{Current: large, Diff: []parking.Change{small}},
+			parking.Shown{Diff: []parking.Change{{Field: "quantity"}}},
+		},
+	} {
+		_, diff := parking.ReviewOf(&c.conflict)
+		shown, err := parking.ShownOf(store.ParkedRow{Diff: diff})
+		require.NoError(t, err, name)
+		require.Equal(t, c.want, shown, name)
+	}
 }
