@@ -37,8 +37,9 @@ type Slot struct {
 	Name string
 	// Late says what becomes of a message that could not be sent in time, because
 	// no forwarder ran: it is sent all the same when it is late by at most so
-	// much, and left to the next slot when it is later. Default 0: sent however
-	// late it is.
+	// much, and left to the next slot when it is later, where it has that slot's
+	// message id: Cancel by the former one is ErrNotScheduled then. Default 0: sent
+	// however late it is.
 	Late time.Duration
 }
 
