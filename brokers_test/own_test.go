@@ -8,7 +8,7 @@ import (
 	"github.com/headrace-go/headrace/brokers"
 	"github.com/headrace-go/headrace/brokers/all"
 	"github.com/headrace-go/headrace/conformance"
-	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 )
 
 // withOwnService has the facts that cut a broker off and restart it do that to
@@ -17,7 +17,7 @@ func withOwnService(t *testing.T, service, shared string, h *conformance.Harness
 	t.Helper()
 
 	h.Own = func(ctx context.Context) (conformance.Harness, error) {
-		own, err := testenv.StartOwn(ctx, t, service)
+		own, err := disrupt.StartOwn(ctx, t, service)
 		if err != nil {
 			return conformance.Harness{}, err
 		}

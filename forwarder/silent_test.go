@@ -13,13 +13,14 @@ import (
 	"github.com/headrace-go/headrace/forwarder"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 	"github.com/headrace-go/headrace/store"
 )
 
 // behindProxy opens the bundle's database once more, through a proxy.
-func (b *bundle) behindProxy(t *testing.T, address string) (*bundle, *testenv.Proxy) {
+func (b *bundle) behindProxy(t *testing.T, address string) (*bundle, *disrupt.Proxy) {
 	t.Helper()
-	proxy, through := testenv.Through(t, address)
+	proxy, through := disrupt.Through(t, address)
 	db := testenv.Open(t, through)
 	st, err := store.Open(t.Context(), db, store.Config{Dialect: b.st.Dialect()})
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/headrace-go/headrace/internal/hold"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -21,7 +22,7 @@ import (
 type outage struct {
 	*parked
 
-	proxy *testenv.Proxy
+	proxy *disrupt.Proxy
 	// outside goes past the proxy.
 	outside *bundle
 	// kept gets a value when the subscriber is asked to keep a message, and released
@@ -39,7 +40,7 @@ func eachOutage(t *testing.T, f func(o *outage)) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			address := testenv.Database(t, kind)
-			proxy, through := testenv.Through(t, address)
+			proxy, through := disrupt.Through(t, address)
 			o := &outage{
 				proxy: proxy, outside: setupOn(t, kind, address, true),
 				kept: make(chan struct{}, 10), released: make(chan struct{}, 10),

@@ -10,14 +10,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
 )
 
 // away is a store that can be taken away, and its valve.
-func (y *yard) away() (*store.Store, *parking.Valve, *testenv.Proxy) {
+func (y *yard) away() (*store.Store, *parking.Valve, *disrupt.Proxy) {
 	y.Helper()
-	proxy, through := testenv.Through(y, y.address)
+	proxy, through := disrupt.Through(y, y.address)
 	st := y.open(testenv.Open(y, through), y.st.Dialect())
 	return st, parking.NewValve(st, parking.ValveConfig{Interval: time.Millisecond, MaxInterval: 20 * time.Millisecond}), proxy
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 )
 
 // The database and the broker go away and come back, at any moment and again and
@@ -62,15 +62,15 @@ func outages() int {
 type outageMaker struct {
 	story   *story
 	service service // whose URLs lead through the proxies
-	proxies map[string]*testenv.Proxy
+	proxies map[string]*disrupt.Proxy
 	names   []string
 }
 
 func newOutages(t *testing.T, s *story) *outageMaker {
 	t.Helper()
-	o := &outageMaker{story: s, service: s.service, proxies: map[string]*testenv.Proxy{}}
+	o := &outageMaker{story: s, service: s.service, proxies: map[string]*disrupt.Proxy{}}
 	add := func(name, rawURL string) string {
-		proxy, address := testenv.Through(t, rawURL)
+		proxy, address := disrupt.Through(t, rawURL)
 		o.proxies[name] = proxy
 		o.names = append(o.names, name)
 		return address

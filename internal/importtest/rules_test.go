@@ -146,8 +146,10 @@ var rules = []rule{
 	// Inside. A leaf's rule is the last line: it imports other leaves alone.
 	{pkg: "internal/dburl", product: []string{"internal/redact"}, modules: []string{pgx, mysqlDriver, sqliteDriver}},
 	{pkg: "internal/testenv", product: []string{"internal/dburl"}, modules: []string{
-		testify, "go.uber.org/goleak", "github.com/Shopify/toxiproxy/v2", "github.com/rs/zerolog",
-		"github.com/emersion/go-smtp",
+		testify, "go.uber.org/goleak", "github.com/emersion/go-smtp",
+	}},
+	{pkg: "internal/testenv/disrupt", product: []string{"internal/testenv"}, modules: []string{
+		testify, "github.com/Shopify/toxiproxy/v2", "github.com/rs/zerolog",
 	}},
 	{pkg: "internal/..."},
 }
@@ -181,6 +183,6 @@ var suites = []string{
 // notLinked are the packages that no service links: the suites themselves, tests,
 // programs and examples.
 var notLinked = []string{
-	"conformance/...", "handlertest/...", "store/storetest", "brokers_test", "cmd/...", "internal/cli", "internal/testenv",
+	"conformance/...", "handlertest/...", "store/storetest", "brokers_test", "cmd/...", "internal/cli", "internal/testenv/...",
 	"examples/...", "bench/...",
 }

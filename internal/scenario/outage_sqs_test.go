@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/parking"
 )
@@ -108,7 +109,7 @@ func TestFiveMinutesWithoutStoreLeaveTheDLQEmpty(t *testing.T) {
 	onAndOff(t, on(t, []string{sqs}, []string{postgres, mariadb}), func(t *testing.T, p pair, protected bool) (damage []string) {
 		const maxReceives, messages = 3, 12
 		outage, visibility := awayFor()
-		proxy, through := testenv.Through(t, testenv.Database(t, p.database))
+		proxy, through := disrupt.Through(t, testenv.Database(t, p.database))
 		w := open(t, p, withDatabase(through),
 			withBroker(withOptions(brokerURL(t, p.broker), "visibility="+visibility.String())))
 		acked := newTally()

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package testenv
+package disrupt
 
 import "syscall"
 

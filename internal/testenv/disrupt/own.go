@@ -1,4 +1,4 @@
-package testenv
+package disrupt
 
 import (
 	"context"
@@ -139,7 +139,7 @@ func exported(lines string) string {
 // listen on it yet.
 var handedOut sync.Map //nolint:gochecknoglobals // ports are the process's
 
-// freePort returns a port below those from which the kernel takes ports for
+// freePort returns a port of its own below those from which the kernel takes ports for
 // outgoing connections, so that it is still free after a restart.
 func freePort() int {
 	const lowest, ports, attempts = 20000, 12000, 100
@@ -165,5 +165,5 @@ func freePort() int {
 func brokersScript() string {
 	_, file, _, _ := runtime.Caller(0) //nolint:dogsled // the file alone
 
-	return filepath.Join(filepath.Dir(file), "..", "..", "scripts", "brokers")
+	return filepath.Join(filepath.Dir(file), "..", "..", "..", "scripts", "brokers")
 }

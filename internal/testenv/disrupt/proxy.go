@@ -1,4 +1,7 @@
-package testenv
+// Package disrupt takes services away from tests: with a proxy, which leaves the service to
+// the other tests, or by killing one that a test has to itself. It is apart from testenv,
+// whose users needn't all link a proxy and its metrics.
+package disrupt
 
 import (
 	"net"
@@ -12,9 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Proxy stands between a client and a service and takes the service away: the
-// way to restart a database or a broker that other tests use, too. It is safe
-// for concurrent use.
+// Proxy stands between a client and a service. It is safe for concurrent use.
 //
 // It is a toxiproxy within the test's process, with a toxic of its own.
 type Proxy struct {

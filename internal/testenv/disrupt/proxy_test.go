@@ -1,4 +1,4 @@
-package testenv_test
+package disrupt_test
 
 import (
 	"bytes"
@@ -16,7 +16,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/headrace-go/headrace/internal/testenv"
+	"github.com/headrace-go/headrace/internal/testenv/disrupt"
 )
+
+func TestMain(m *testing.M) { testenv.VerifyMain(m) }
 
 // patience bounds what must happen, and soon does; moment is how long it is looked
 // whether something doesn't happen.
@@ -27,7 +30,7 @@ const (
 
 // service is a service behind a proxy, as a client finds it.
 type service struct {
-	*testenv.Proxy
+	*disrupt.Proxy
 
 	address string
 	// accepted are the service's ends of the connections.
@@ -58,7 +61,7 @@ func behindProxy(t *testing.T) service {
 			_ = conn.Close()
 		}
 	})
-	proxy, address := testenv.Through(t, "tcp://user@"+listener.Addr().String()+"/name?option=1")
+	proxy, address := disrupt.Through(t, "tcp://user@"+listener.Addr().String()+"/name?option=1")
 	parsed, err := url.Parse(address)
 	require.NoError(t, err)
 	require.Equal(t, "tcp://user@"+parsed.Host+"/name?option=1", address)
