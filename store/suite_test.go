@@ -39,7 +39,7 @@ func TestStore(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if testing.Short() && c.kind != "sqlite" {
+			if testing.Short() && c.name != "sqlite-wal" {
 				return // the services' databases are for the long run
 			}
 			storetest.Run(t, storetest.Harness{Dialect: c.dialect, Fresh: func(t testing.TB) func(testing.TB) *sql.DB {

@@ -74,6 +74,9 @@ func TestAServiceThatIsKilledInMidChargeChargesOnce(t *testing.T) {
 // A bank that is believed to know keys and doesn't is what the check must find.
 func TestABankThatDoesNotKnowKeysChargesTwice(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a test for the long run: make test")
+	}
 	s := newShop(t, embedded(t), "keys")
 	s.bank.Keys = nil
 	damage := s.sell(t, "keys")

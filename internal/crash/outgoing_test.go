@@ -33,6 +33,9 @@ const tick = 10 * time.Millisecond
 // before a person has judged what is in front of it.
 func TestCrashParkingInTheOutboxKeepsTheOrderOfKeys(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("a test for the long run: make test")
+	}
 	for _, database := range testenv.Databases(t) {
 		t.Run(database, func(t *testing.T) {
 			t.Parallel()

@@ -17,6 +17,9 @@ import (
 // their handlers are. What has not committed must come again, and what has must
 // not.
 func TestCrashRouterStoppedInMidHandlerLosesAndDoublesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a test for the long run: make test")
+	}
 	onEach(t, func(t *testing.T, c combination) {
 		s := newStory(t, c)
 		who := [...]string{apply, recommend}

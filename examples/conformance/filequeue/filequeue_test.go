@@ -14,6 +14,9 @@ import (
 //
 //	go test -v -run 'TestConformance//order/per key'
 func TestConformance(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a test for the long run: make test")
+	}
 	report := conformance.Run(t, harness(t))
 	for _, r := range report.Results {
 		require.Empty(t, r.Declaration, "%s is declared otherwise than it is: %s", r.Fact, r.Note)
