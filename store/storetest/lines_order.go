@@ -62,6 +62,18 @@ func (r *rush) handler(ctx context.Context, id string) error {
 	})
 }
 
+// patiently does it again while SQLite is locked for longer than it may be waited for, as
+// services do: here nobody pauses.
+func (r *rush) patiently(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		locked := errors.Is(err, store.ErrLockTimeout) || r.st.IsContention(err)
+		if !locked || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 func (r *rush) arrive(ctx context.Context, m rushMessage) error {
 	line := store.KeyLine("c", m.key)
 	err := r.st.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
@@ -87,8 +99,11 @@ func (r *rush) arrive(ctx context.Context, m rushMessage) error {
 // own works lines until everything is handled.
 func (r *rush) own(ctx context.Context, owner string, ttl time.Duration) error {
 	for ctx.Err() == nil {
-		claims, err := r.st.ClaimLines(ctx, "c", owner, ttl, 2)
-		if err != nil {
+		var claims []store.Claim
+		if err := r.patiently(ctx, func() (err error) {
+			claims, err = r.st.ClaimLines(ctx, "c", owner, ttl, 2)
+			return err
+		}); err != nil {
 			return err
 		}
 		for _, c := range claims {
@@ -101,7 +116,11 @@ func (r *rush) own(ctx context.Context, owner string, ttl time.Duration) error {
 }
 
 func (r *rush) work(ctx context.Context, c store.Claim) error {
-	rows, err := r.st.ReadLine(ctx, c, 0, 20, 1<<20)
+	var rows []store.ParkedRow
+	err := r.patiently(ctx, func() (err error) {
+		rows, err = r.st.ReadLine(ctx, c, 0, 20, 1<<20)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -127,21 +146,30 @@ func (r *rush) work(ctx context.Context, c store.Claim) error {
 			r.lost.Add(1)
 			return nil
 		case errors.Is(err, store.ErrLinePaused), errors.Is(err, store.ErrParkedChanged):
-			_, err := r.st.EndClaim(ctx, c)
-			return err
+			return r.endClaim(ctx, c)
 		case err != nil:
 			return err
 		}
 	}
-	_, err = r.st.EndClaim(ctx, c)
-	return err
+	return r.endClaim(ctx, c)
+}
+
+func (r *rush) endClaim(ctx context.Context, c store.Claim) error {
+	return r.patiently(ctx, func() error {
+		_, err := r.st.EndClaim(ctx, c)
+		return err
+	})
 }
 
 // operate releases what waits for a person, edits messages, and pauses lines for a
 // moment.
 func (r *rush) operate(ctx context.Context, b *bundle) error {
 	for ctx.Err() == nil {
-		id, err := b.oneParked(ctx)
+		var id int64
+		err := r.patiently(ctx, func() (err error) {
+			id, err = b.oneParked(ctx)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -217,7 +245,8 @@ func lineRush(t *testing.T, b *bundle) {
 		for p := range rushProducers {
 			producers.Go(func() {
 				for n := range rushMessages {
-					if err := r.arrive(ctx, rushMessage{key, p, n}); err != nil {
+					err := r.patiently(ctx, func() error { return r.arrive(ctx, rushMessage{key, p, n}) })
+					if err != nil {
 						report(err)
 						return
 					}
