@@ -42,6 +42,9 @@ const (
 	TargetParked = "parked"
 	// TargetKey is that of a key's line; Target is KeyTarget.
 	TargetKey = "key"
+	// TargetEffect is that of a call to the outside world; Target is its scope and its key
+	// with a slash between them, and Subject its key.
+	TargetEffect = "effect"
 )
 
 // KeyTarget is the Target of what was done to a line.

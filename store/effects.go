@@ -101,13 +101,13 @@ func (s *Store) ClaimEffect(
 	var read effectRow
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) (err error) {
 		before, move = EffectRow{}, EffectCall
-		read, err = s.lockEffect(ctx, tx, row.Scope, row.Key)
+		read, err = s.lockEffect(ctx, tx, Identity(row.Scope), Identity(row.Key))
 		if errors.Is(err, sql.ErrNoRows) {
 			inserted, insertErr := s.insertEffect(ctx, tx, row, request, ttl)
 			if inserted || insertErr != nil {
 				return insertErr // nothing was there before
 			}
-			read, err = s.lockEffect(ctx, tx, row.Scope, row.Key)
+			read, err = s.lockEffect(ctx, tx, Identity(row.Scope), Identity(row.Key))
 		}
 		if err != nil {
 			return err
@@ -232,7 +232,7 @@ func (s *Store) effectResponse(ctx context.Context, row *EffectRow) (sealed []by
 func (s *Store) ownEffect(ctx context.Context, claim EffectRow, set string, args ...any) (ok bool, err error) {
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
 		ok = false
-		read, err := s.lockEffect(ctx, tx, claim.Scope, claim.Key)
+		read, err := s.lockEffect(ctx, tx, Identity(claim.Scope), Identity(claim.Key))
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
@@ -250,11 +250,11 @@ func (s *Store) ownEffect(ctx context.Context, claim EffectRow, set string, args
 	return ok, nil
 }
 
-// SettleEffect writes what a person has found out about an effect: row's Status
-// (EffectDone, EffectRefused or EffectRetry), response, LastError, SettledBy and
-// SettledNote. It returns the status that the effect had: unless that was
-// EffectUnknown, nothing was changed. Errors match sql.ErrNoRows where there is no
-// such effect.
+// SettleEffect writes what a person has found out about an effect, which is named as it is
+// or as it is stored: row's Status (EffectDone, EffectRefused or EffectRetry), response,
+// LastError, SettledBy and SettledNote. It returns the status that the effect had: unless
+// that was EffectUnknown, nothing was changed. It is audited. Errors match sql.ErrNoRows
+// where there is no such effect, and ErrNoActor where nobody signs it.
 func (s *Store) SettleEffect(ctx context.Context, row EffectRow) (was EffectStatus, err error) {
 	response, meta, err := s.effectResponse(ctx, &row)
 	if err != nil {
@@ -268,7 +268,15 @@ func (s *Store) SettleEffect(ctx context.Context, row EffectRow) (was EffectStat
 		set += ", finished_at = " + now
 	}
 	err = s.InTx(ctx, func(ctx context.Context, tx Tx) error {
-		read, err := s.lockEffect(ctx, tx, row.Scope, row.Key)
+		var name effectName
+		var read effectRow
+		var err error
+		for _, name = range effectNames(row.Scope, row.Key) {
+			read, err = s.lockEffect(ctx, tx, name.scope, name.key)
+			if !errors.Is(err, sql.ErrNoRows) {
+				break
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -278,8 +286,14 @@ func (s *Store) SettleEffect(ctx context.Context, row EffectRow) (was EffectStat
 		_, err = tx.ExecContext(ctx, "UPDATE "+s.names.effects+" SET "+set+" WHERE scope = ? AND effect_key = ?",
 			string(row.Status), false, nullString(plainText(row.LastError, maxError)), nullBytes(response), s.codecName(),
 			row.Code, meta, row.Truncated, Identity(row.SettledBy), nullString(plainText(row.SettledNote, maxReason)),
-			Identity(row.Scope), Identity(row.Key))
-		return err
+			name.scope, name.key)
+		if err != nil {
+			return err
+		}
+		return s.InsertAudit(ctx, tx, AuditRow{
+			Actor: row.SettledBy, Action: "settle", TargetKind: TargetEffect, Target: name.scope + "/" + name.key,
+			Subject: name.key, Note: row.SettledNote, Details: map[string]any{"as": string(row.Status)},
+		})
 	})
 	if err != nil {
 		return "", fmt.Errorf("store: settle effect %q: %w", Identity(row.Key), err)

@@ -6,19 +6,26 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 )
 
-// Effect returns an effect with its contents. Errors match sql.ErrNoRows where
-// there is none.
+// Effect returns an effect with its contents, by its name as it is or as it is stored.
+// Errors match sql.ErrNoRows where there is none.
 func (s *Store) Effect(ctx context.Context, scope, key string) (EffectRow, error) {
 	var read effectRow
 	query := s.dialect.rebind(s.effectQuery())
-	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
-		return conn.GetContext(ctx, &read, query, Identity(scope), Identity(key))
+	err := s.withConn(ctx, func(conn *sqlx.Conn) (err error) {
+		for _, name := range effectNames(scope, key) {
+			err = conn.GetContext(ctx, &read, query, name.scope, name.key)
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		return err
 	})
 	if err != nil {
 		return EffectRow{}, fmt.Errorf("store: read effect %q: %w", Identity(key), err)
@@ -31,6 +38,14 @@ func (s *Store) Effect(ctx context.Context, scope, key string) (EffectRow, error
 		return EffectRow{}, err
 	}
 	return row, nil
+}
+
+type effectName struct{ scope, key string }
+
+// effectNames are what an effect that somebody names may be stored as: people also name it
+// as it was shown to them.
+func effectNames(scope, key string) []effectName {
+	return slices.Compact([]effectName{{Identity(scope), Identity(key)}, {storedIdentity(scope), storedIdentity(key)}})
 }
 
 const effectSubject = "effect:"
@@ -70,20 +85,25 @@ func (s *Store) Remembers(ctx context.Context, consumer, messageID string) (bool
 	return true, nil
 }
 
+// lockEffect reads an effect by its identities, as they are stored.
 func (s *Store) lockEffect(ctx context.Context, tx Tx, scope, key string) (row effectRow, err error) {
-	err = tx.GetContext(ctx, &row, s.effectQuery()+s.dialect.forUpdate(), Identity(scope), Identity(key))
+	err = tx.GetContext(ctx, &row, s.effectQuery()+s.dialect.forUpdate(), scope, key)
 	return row, err
 }
 
 func (s *Store) effectQuery() string {
+	return "SELECT " + s.effectColumns() + " FROM " + s.names.effects + " WHERE scope = ? AND effect_key = ?"
+}
+
+func (s *Store) effectColumns() string {
 	now, micros := s.dialect.micros(s.dialect.now()), s.dialect.micros
-	return "SELECT provider, request_hash, request, sealed, response, response_sealed, response_code, response_meta, " +
+	return "provider, request_hash, request, sealed, response, response_sealed, response_code, response_meta, " +
 		"truncated, status, class, in_doubt, attempts, last_error, owner, epoch, consumer, message_id, " +
 		"settled_by, settled_note, " +
 		micros("claimed_until") + " - " + now + " AS claim_left_us, " +
 		now + " - " + micros("first_called_at") + " AS since_first_us, " + now + " - " + micros("last_called_at") +
 		" AS since_last_us, " + micros("created_at") + " AS created_us, " + micros("updated_at") + " AS updated_us, " +
-		micros("finished_at") + " AS finished_us FROM " + s.names.effects + " WHERE scope = ? AND effect_key = ?"
+		micros("finished_at") + " AS finished_us"
 }
 
 type effectRow struct {

@@ -59,8 +59,8 @@ func (f *forgetting) hashed() string {
 // audit keeps who did what and when.
 func (f *forgetting) audit(ctx context.Context) error {
 	return f.eachBatch(ctx, f.store.names.audit, "1 = 1", []string{"subject"}, "",
-		"UPDATE "+f.store.names.audit+" SET target = CASE WHEN target_kind = '"+TargetKey+"' THEN ? ELSE target END, "+
-			"note = NULL, subject = ? WHERE id IN (?)", &f.done.Audit, f.hashed(), f.hashed())
+		"UPDATE "+f.store.names.audit+" SET target = CASE WHEN target_kind IN ('"+TargetKey+"', '"+TargetEffect+"')"+
+			" THEN ? ELSE target END, note = NULL, subject = ? WHERE id IN (?)", &f.done.Audit, f.hashed(), f.hashed())
 }
 
 // left counts what is still open.

@@ -116,7 +116,7 @@ func forgetText(key string, done store.Forgotten) string {
 		{done.Left.Scheduled, "scheduled: cancel them (headrace scheduled cancel), or pass --discard-open"},
 		{done.Left.Slots, "slots that were sent: run this again in a day"},
 		{done.Left.Outbox, "in the outbox: run this again when they are sent"},
-		{done.Left.Effects, "calls whose outcome isn't known: settle them (effects.Settle)"},
+		{done.Left.Effects, "calls whose outcome isn't known: settle them (headrace effect)"},
 		{done.Left.Paused, "keys that are paused: resume them (headrace key resume)"},
 	} {
 		if left.n > 0 {

@@ -86,7 +86,7 @@ func checkKept(counts []parkedCountJSON, unknown int64) []finding {
 	}
 	if unknown > 0 {
 		findings = append(findings, warn(effects, plural(unknown, "call")+" of unknown outcome",
-			"ask the provider what happened, and settle each: headrace review ls, or effects.Settle"))
+			"ask the provider what happened, and settle each: headrace review ls, or headrace effect ls without Parking"))
 	}
 	return findings
 }
