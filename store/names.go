@@ -14,7 +14,7 @@ var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
-	inbox, verdictLog, outbox, scheduled, effects, leases, audit, gates, parked, meta string
+	inbox, verdictLog, outbox, scheduled, effects, leases, audit, gates, parked, anchors, versions, meta string
 	// migrations is unquoted: goose quotes nothing.
 	migrations string
 }
@@ -49,6 +49,8 @@ func newNames(d Dialect, schema, prefix string) (names, error) {
 		audit:      table("audit"),
 		gates:      table("gates"),
 		parked:     table("parked"),
+		anchors:    table("anchors"),
+		versions:   table("versions"),
 		meta:       table("meta"),
 		migrations: migrations,
 	}, nil

@@ -62,6 +62,7 @@ func Run(t *testing.T, h Harness) {
 		{"Claims", testClaims},
 		{"Operators", testOperators},
 		{"Copies", testCopies},
+		{"Versions", testVersions},
 		{"Purge", testPurge},
 		{"Forget", testForget},
 		{"Leases", testLeases},
