@@ -15,6 +15,7 @@ import (
 	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	"github.com/headrace-go/headrace/internal/remark"
+	"github.com/headrace-go/headrace/internal/ruling"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/msgmeta"
@@ -301,17 +302,21 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 	}
 	defer leave()
 
-	verdict := store.Applied
+	verdict, ruled := store.Applied, &ruling.Ruling{}
 	err = d.store.InTx(d.about(outer, dl), func(ctx context.Context, tx store.Tx) (err error) {
 		if verdict, err = d.decide(ctx, tx, dl); err != nil {
 			return err
 		}
 		if verdict == store.Applied {
+			ctx, ruled = ruling.With(ctx)
 			if err := d.apply(ctx, dl, h); err != nil {
 				return err
 			}
+			if ruled.Verdict != "" {
+				verdict = store.Verdict(ruled.Verdict)
+			}
 		}
-		return d.release(ctx, tx, dl, verdict)
+		return d.finish(ctx, tx, dl, verdict, *ruled)
 	})
 	if errors.Is(err, store.ErrLockTimeout) && verdict == "" {
 		err = fmt.Errorf("%w: %w", ErrBusy, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/headrace-go/headrace/internal/begun"
 	"github.com/headrace-go/headrace/internal/remark"
+	"github.com/headrace-go/headrace/internal/ruling"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -92,16 +93,34 @@ func (d *Dedupe) readmit(ctx context.Context, tx store.Tx, dl delivery, ref stor
 	return store.Applied, err
 }
 
+// finish writes down what a guard has ruled, and takes a kept message out of its line.
+func (d *Dedupe) finish(
+	ctx context.Context, tx store.Tx, dl delivery, verdict store.Verdict, ruled ruling.Ruling,
+) error {
+	if _, again := dl.reentry(); again {
+		return d.release(ctx, tx, dl, verdict, ruled.Reason)
+	}
+	if ruled.Verdict == "" {
+		return nil
+	}
+	return d.store.RuleInbox(ctx, tx, store.InboxRow{
+		Consumer: dl.consumer, MessageID: dl.id, Verdict: verdict, Reason: ruled.Reason,
+	})
+}
+
 // release takes a kept message that came back out of its line, as the unit's last
 // statement: until then its line is claimed.
-func (d *Dedupe) release(ctx context.Context, tx store.Tx, dl delivery, verdict store.Verdict) error {
+func (d *Dedupe) release(ctx context.Context, tx store.Tx, dl delivery, verdict store.Verdict, ruled string) error {
 	ref, again := dl.reentry()
 	if !again {
 		return nil
 	}
 	row, reason := dl.ticket.Row(), remark.In(ctx)
-	if verdict == store.Expired {
+	switch {
+	case verdict == store.Expired:
 		reason = dl.expiredReason()
+	case ruled != "":
+		reason = ruled
 	}
 	return d.store.FinishParked(ctx, tx, ref, verdict, reason, row.Status != store.StatusWaiting, row.Attempts+1)
 }

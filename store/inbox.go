@@ -112,12 +112,21 @@ func (s *Store) ExpireInbox(ctx context.Context, tx Tx, row InboxRow, expires ti
 	if err != nil || !expired {
 		return false, err
 	}
-	_, err = tx.ExecContext(ctx, "UPDATE "+s.names.inbox+" SET verdict = ?, reason = ? WHERE consumer = ? AND message_id = ?",
-		string(Expired), reasonValue(row.Reason), Identity(row.Consumer), Identity(row.MessageID))
-	if err != nil {
-		return false, fmt.Errorf("store: expire inbox row: %w", err)
+	row.Verdict = Expired
+	return true, s.RuleInbox(ctx, tx, row)
+}
+
+// RuleInbox gives a row that the unit of work has inserted another Verdict and Reason.
+func (s *Store) RuleInbox(ctx context.Context, tx Tx, row InboxRow) error {
+	if err := row.validate(); err != nil {
+		return err
 	}
-	return true, nil
+	_, err := tx.ExecContext(ctx, "UPDATE "+s.names.inbox+" SET verdict = ?, reason = ? WHERE consumer = ? AND message_id = ?",
+		string(row.Verdict), reasonValue(row.Reason), Identity(row.Consumer), Identity(row.MessageID))
+	if err != nil {
+		return fmt.Errorf("store: rule inbox row: %w", err)
+	}
+	return nil
 }
 
 // Past reports whether a time has come by the database's clock.

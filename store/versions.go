@@ -103,7 +103,8 @@ func (s *Store) PutVersions(ctx context.Context, tx Tx, consumer string, rows ..
 		query := "INSERT INTO " + s.names.versions +
 			" (consumer, entity_type, entity_id, field_group, version, deleted, updated_at) VALUES " + values
 		if s.dialect == MySQL {
-			query += " ON DUPLICATE KEY UPDATE version = VALUES(version), deleted = VALUES(deleted), updated_at = VALUES(updated_at)"
+			query += " ON DUPLICATE KEY UPDATE version = VALUES(version), deleted = VALUES(deleted), " +
+				"updated_at = VALUES(updated_at)"
 		} else {
 			query += " ON CONFLICT (consumer, entity_type, entity_id, field_group) DO UPDATE SET version = EXCLUDED.version, " +
 				"deleted = EXCLUDED.deleted, updated_at = EXCLUDED.updated_at"

@@ -18,7 +18,7 @@ type rule struct {
 // may use them.
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
-	"internal/driverconn", "internal/subprocess", "internal/begun", "internal/hold", "internal/remark",
+	"internal/driverconn", "internal/subprocess", "internal/begun", "internal/hold", "internal/remark", "internal/ruling",
 }
 
 // light are small modules that bring nothing along: every package may use them.
@@ -64,7 +64,7 @@ var rules = []rule{
 	{pkg: "precedence", product: []string{"store", "keys", "parking", "msgmeta"}},
 	{
 		pkg: "middleware", product: []string{"store", "keys", "parking", "precedence", "msgmeta"},
-		modules: []string{"github.com/robfig/cron/v3"}, // the purge's schedule
+		modules: []string{"github.com/robfig/cron/v3", "github.com/tidwall/gjson"}, // the purge's schedule; states in payloads
 	},
 	{
 		pkg: "forwarder", product: []string{"store", "keys", "parking", "msgmeta"},

@@ -161,11 +161,10 @@ func versionsOfMany(t *testing.T, b *bundle) {
 	for range workers {
 		all.Go(func() {
 			for range batches {
-				entities := make([]store.Entity, lines)
-				for i, n := range rand.Perm(lines) {
-					entities[i] = orderLine(strconv.Itoa(n))
+				var entities []store.Entity
+				for _, n := range append(rand.Perm(lines), rand.IntN(lines))[rand.IntN(lines):] {
+					entities = append(entities, orderLine(strconv.Itoa(n)))
 				}
-				entities = append(entities, entities[0])[rand.IntN(lines):]
 				if err := addOneToEach(t.Context(), st, entities); err != nil {
 					t.Error(err)
 				}
