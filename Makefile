@@ -32,11 +32,11 @@ scenario: ## Run scenario tests by number: make scenario S=S10,S11 (all without 
 	@$(WITH_BROKERS) scripts/scenario "$(S)"
 
 .PHONY: faults
-faults: ## Kill processes 100 times for each broker, send 10,000 messages round the ring, drain long lines (an hour)
+faults: ## Kill processes 100 times for each broker, send 10,000 messages round the ring, drain long lines, play every order of events (an hour)
 	@$(WITH_BROKERS) export HEADRACE_FAULTS=full; \
 		go test -v -race -count=1 -run '^TestCrash' -timeout 3h ./internal/crash && \
 		go test -v -count=1 -run '^TestConformance$$//facts/composition/a_ring' -timeout 1h ./brokers_test && \
-		go test -v -count=1 -run '^(TestALongLineDrainsInOrder|TestFiveMinutesWithoutStoreLeaveTheDLQEmpty)$$' -timeout 2h ./parking ./internal/scenario
+		go test -v -count=1 -run '^(TestALongLineDrainsInOrder|TestFiveMinutesWithoutStoreLeaveTheDLQEmpty|TestS20_.*)$$' -timeout 2h ./parking ./internal/scenario
 
 .PHONY: bench
 bench: ## Run the comparisons with their bars: make bench ONLY=name (all without ONLY)

@@ -12,6 +12,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/headrace-go/headrace/internal/ruling"
+	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -250,7 +251,11 @@ func (g *guarded) handle(
 	// cancelled.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	return produced, false, false, g.skip.store.PutVersions(ctx, tx, g.consumer, judged.taken()...)
+	if err := g.skip.store.PutVersions(ctx, tx, g.consumer, judged.taken()...); err != nil {
+		return nil, false, false, err
+	}
+	step.Reach(ctx, step.StateWritten)
+	return produced, false, false, nil
 }
 
 // judge compares the states with what was taken, behind the entities' locks.
@@ -262,10 +267,12 @@ func (g *guarded) judge(ctx context.Context, tx store.Tx) (*judgement, error) {
 	if err := g.skip.store.LockEntities(ctx, tx, entities...); err != nil {
 		return nil, err
 	}
+	step.Reach(ctx, step.StateLocked)
 	rows, err := g.skip.store.Versions(ctx, tx, g.consumer, entities...)
 	if err != nil {
 		return nil, err
 	}
+	step.Reach(ctx, step.StateRead)
 	j, err := newJudgement(g.skip.cfg, rows)
 	if err == nil {
 		err = j.judgeAll(g.states)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,175 +17,225 @@ import (
 	"github.com/headrace-go/headrace/store"
 )
 
-// stage lets two actors, each with a store and one database connection of its
-// own, run in every order: each is stopped at steps of its unit of work and goes
-// on when it is its turn. An actor that waits for a lock, seen in the database's
-// own views, has taken its turn; it comes back when the lock is free.
+// stage lets actors, each with a store and one database connection of its own, run in
+// every order: each is stopped at steps of its unit of work and goes on when it is its
+// turn. An actor that waits for a lock, seen in the database's own views, has taken its
+// turn; it comes back when the lock is free.
 type stage struct {
 	t        *testing.T
 	database string
-	stores   [2]*store.Store
-	sessions [2]string
+	stores   []*store.Store
+	sessions []string
 	admin    *sql.DB
-	waits    int
-}
-
-// actor is one player during one play.
-type actor struct {
-	reached  chan string
-	goOn     chan struct{}
-	done     chan error
-	started  bool
-	parked   bool
-	finished bool
+	// steps are where actors stop.
+	steps []string
+	waits int
 }
 
 func newStage(t *testing.T, w *world) *stage {
 	t.Helper()
-	s := &stage{t: t, database: w.database, admin: testenv.Open(t, w.dbURL)}
-	for i := range s.stores {
-		s.stores[i] = w.another(func(cfg *store.Config) { cfg.LockTimeout = patience })
-		db := s.stores[i].DB()
+	return newStageFor(t, w, 2, step.TxBegun, step.DedupeInserted, step.TxBeforeCommit)
+}
+
+func newStageFor(t *testing.T, w *world, actors int, steps ...string) *stage {
+	t.Helper()
+	s := &stage{t: t, database: w.database, admin: testenv.Open(t, w.dbURL), steps: steps}
+	for range actors {
+		st := w.another(func(cfg *store.Config) { cfg.LockTimeout = patience })
+		db := st.DB()
 		db.SetMaxOpenConns(1)
+		session := ""
 		if query, ok := map[string]string{
 			postgres: "SELECT pg_backend_pid()", mariadb: "SELECT CONNECTION_ID()",
 		}[w.database]; ok {
-			require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&s.sessions[i]))
+			require.NoError(t, db.QueryRowContext(t.Context(), query).Scan(&session))
 		}
+		s.stores, s.sessions = append(s.stores, st), append(s.sessions, session)
 	}
 	return s
 }
 
-// orders are the ways in which two actors' turns can follow each other. SQLite
-// has one writer, so there only where the first one stands when the second comes
+// orders are the ways in which the actors' turns can follow each other. SQLite has one
+// writer, so there only who comes first, and where that one stands when the others come,
 // makes a difference.
 func (s *stage) orders(turns int) (all []string) {
 	if s.database == sqlite {
-		for k := range turns {
-			first := strings.Repeat("0", k+1) + strings.Repeat("1", turns) + strings.Repeat("0", turns-k-1)
-			all = append(all, first, strings.NewReplacer("0", "1", "1", "0").Replace(first))
-		}
-		return all
+		return s.serial(turns)
 	}
-	var extend func(order string, zeros, ones int)
-	extend = func(order string, zeros, ones int) {
-		if zeros == 0 && ones == 0 {
+	left := make([]int, len(s.stores))
+	for i := range left {
+		left[i] = turns
+	}
+	var extend func(order string)
+	extend = func(order string) {
+		if len(order) == turns*len(left) {
 			all = append(all, order)
 		}
-		if zeros > 0 {
-			extend(order+"0", zeros-1, ones)
-		}
-		if ones > 0 {
-			extend(order+"1", zeros, ones-1)
+		for i := range left {
+			if left[i] > 0 {
+				left[i]--
+				extend(order + strconv.Itoa(i))
+				left[i]++
+			}
 		}
 	}
-	extend("", turns, turns)
+	extend("")
 	return all
 }
 
-// play gives the actors their turns, then lets both finish.
+func (s *stage) serial(turns int) (all []string) {
+	actors := make([]string, len(s.stores))
+	for i := range actors {
+		actors[i] = strconv.Itoa(i)
+	}
+	for _, order := range permutations(actors) {
+		for k := range turns {
+			var text strings.Builder
+			text.WriteString(strings.Repeat(order[0], k+1))
+			for _, later := range order[1:] {
+				text.WriteString(strings.Repeat(later, turns))
+			}
+			all = append(all, text.String()+strings.Repeat(order[0], turns-k-1))
+		}
+	}
+	return all
+}
+
+func permutations(all []string) (orders [][]string) {
+	if len(all) == 0 {
+		return [][]string{nil}
+	}
+	for i, first := range all {
+		for _, rest := range permutations(slices.Delete(slices.Clone(all), i, i+1)) {
+			orders = append(orders, append([]string{first}, rest...))
+		}
+	}
+	return orders
+}
+
+// actor is one player during one play.
+type actor struct {
+	goOn                      chan struct{}
+	started, parked, finished bool
+}
+
+// event is an actor's: it has reached a step, or is done.
+type event struct {
+	actor int
+	done  bool
+	err   error
+}
+
+// play gives the actors their turns, then lets all finish.
 func (s *stage) play(order string, script func(actor int) func(context.Context) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	var actors [2]*actor
-	for i := range actors {
-		actors[i] = &actor{reached: make(chan string), goOn: make(chan struct{}), done: make(chan error, 1)}
+	p := &play{stage: s, events: make(chan event), script: script}
+	for range s.stores {
+		p.actors = append(p.actors, &actor{goOn: make(chan struct{})})
 	}
 	for _, turn := range order {
-		i := int(turn - '0')
-		s.turn(ctx, actors, i, script)
+		p.turn(ctx, int(turn-'0'))
 	}
-	for !actors[0].finished || !actors[1].finished {
-		s.turn(ctx, actors, 0, script)
-		s.turn(ctx, actors, 1, script)
+	for slices.ContainsFunc(p.actors, func(a *actor) bool { return !a.finished }) {
+		for i := range p.actors {
+			p.turn(ctx, i)
+		}
 		require.NoError(s.t, ctx.Err(), order)
 	}
 }
 
-func (s *stage) turn(ctx context.Context, actors [2]*actor, i int, script func(int) func(context.Context) error) {
-	s.t.Helper()
-	a := actors[i]
+type play struct {
+	*stage
+
+	actors []*actor
+	events chan event
+	script func(actor int) func(context.Context) error
+}
+
+func (p *play) turn(ctx context.Context, i int) {
+	p.t.Helper()
+	a := p.actors[i]
 	switch {
 	case a.finished:
 		return
 	case !a.started:
 		a.started = true
-		run := script(i)
-		go func() { a.done <- run(step.With(ctx, a.stopAtSteps)) }()
+		run := p.script(i)
+		go func() {
+			err := run(step.With(ctx, func(ctx context.Context, name string) { p.stop(ctx, i, name) }))
+			p.tell(ctx, event{actor: i, done: true, err: err})
+		}()
 	case a.parked:
 		a.parked = false
 		a.goOn <- struct{}{}
 	}
-	s.settle(ctx, actors, i)
+	p.settle(ctx, i)
 }
 
-// stopAtSteps is called by the actor's own goroutine.
-func (a *actor) stopAtSteps(ctx context.Context, name string) {
-	switch name {
-	case step.TxBegun, step.DedupeInserted, step.TxBeforeCommit:
-	default:
+// stop is called by the actor's own goroutine.
+func (p *play) stop(ctx context.Context, i int, name string) {
+	if !slices.Contains(p.steps, name) {
 		return
 	}
+	p.tell(ctx, event{actor: i})
 	select {
-	case a.reached <- name:
+	case <-p.actors[i].goOn:
 	case <-ctx.Done():
-		return
 	}
+}
+
+func (p *play) tell(ctx context.Context, e event) {
 	select {
-	case <-a.goOn:
+	case p.events <- e:
 	case <-ctx.Done():
 	}
 }
 
 // settle returns when the actor stands at a step, is done, or waits for a lock.
-func (s *stage) settle(ctx context.Context, actors [2]*actor, i int) {
-	s.t.Helper()
-	a, other := actors[i], actors[1-i]
+func (p *play) settle(ctx context.Context, i int) {
+	p.t.Helper()
 	look := time.NewTicker(2 * time.Millisecond)
 	defer look.Stop()
 	for {
 		select {
-		case <-a.reached:
-			a.parked = true
-			return
-		case <-other.reached:
-			// It waited for a lock and has got it, between two attempts of this one.
-			other.parked = true
-		case err := <-a.done:
-			require.NoError(s.t, err)
-			a.finished = true
-			return
+		case e := <-p.events: // another's, if that waited for a lock and has got it
+			require.NoError(p.t, e.err)
+			p.actors[e.actor].parked, p.actors[e.actor].finished = !e.done, e.done
+			if e.actor == i {
+				return
+			}
 		case <-look.C:
-			if s.waitsForLock(ctx, actors, i) {
-				s.waits++
+			if p.waitsForLock(ctx, i) {
+				p.waits++
 				return
 			}
 		case <-ctx.Done():
-			s.t.Fatalf("actor %d neither went on nor waited for a lock", i)
+			p.t.Fatalf("actor %d neither went on nor waited for a lock", i)
 		}
 	}
 }
 
-func (s *stage) waitsForLock(ctx context.Context, actors [2]*actor, i int) bool {
-	s.t.Helper()
-	switch s.database {
+func (p *play) waitsForLock(ctx context.Context, i int) bool {
+	p.t.Helper()
+	switch p.database {
 	case postgres:
 		var waiting bool
-		require.NoError(s.t, s.admin.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM pg_stat_activity "+
-			"WHERE pid = $1::text::int AND wait_event_type = 'Lock')", s.sessions[i]).Scan(&waiting))
+		require.NoError(p.t, p.admin.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM pg_stat_activity "+
+			"WHERE pid = $1::text::int AND wait_event_type = 'Lock')", p.sessions[i]).Scan(&waiting))
 		return waiting
 	case mariadb:
 		// Unlike information_schema.innodb_trx this is not a cached copy.
 		var kind, name, status string
-		require.NoError(s.t, s.admin.QueryRowContext(ctx, "SHOW ENGINE INNODB STATUS").Scan(&kind, &name, &status))
+		require.NoError(p.t, p.admin.QueryRowContext(ctx, "SHOW ENGINE INNODB STATUS").Scan(&kind, &name, &status))
 		for trx := range strings.SplitSeq(status, "---TRANSACTION") {
-			if strings.Contains(trx, fmt.Sprintf("thread id %s,", s.sessions[i])) {
+			if strings.Contains(trx, fmt.Sprintf("thread id %s,", p.sessions[i])) {
 				return strings.Contains(trx, "LOCK WAIT")
 			}
 		}
 		return false
 	}
 	// SQLite has no such view, but one writer: who stands at a step is it.
-	return actors[1-i].parked
+	return slices.ContainsFunc(p.actors, func(a *actor) bool { return a.parked })
 }
