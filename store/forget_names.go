@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"slices"
 )
@@ -58,9 +59,48 @@ func (f *forgetting) hashed() string {
 
 // audit keeps who did what and when.
 func (f *forgetting) audit(ctx context.Context) error {
-	return f.eachBatch(ctx, f.store.names.audit, "1 = 1", []string{"subject"}, "",
-		"UPDATE "+f.store.names.audit+" SET target = CASE WHEN target_kind IN ('"+TargetKey+"', '"+TargetEffect+"')"+
-			" THEN ? ELSE target END, note = NULL, subject = ? WHERE id IN (?)", &f.done.Audit, f.hashed(), f.hashed())
+	update := "UPDATE " + f.store.names.audit + " SET target = CASE WHEN target_kind IN ('" + TargetKey + "', '" + TargetEffect +
+		"') THEN ? ELSE target END, note = NULL, details = ?, subject = ? WHERE id = ?"
+	for _, c := range f.conditions([]string{"subject"}, "") {
+		var rows []struct {
+			ID      int64  `db:"id"`
+			Details string `db:"details"`
+		}
+		err := f.read(ctx, &rows, "SELECT id, details FROM "+f.store.names.audit+c.where("1 = 1")+" ORDER BY id", c.args...)
+		if err != nil {
+			return err
+		}
+		for chunk := range slices.Chunk(rows, f.BatchSize) {
+			err := f.store.InTx(ctx, func(ctx context.Context, tx Tx) error {
+				for _, row := range chunk {
+					_, err := tx.ExecContext(ctx, update, f.hashed(), withoutNames(row.Details), f.hashed(), row.ID)
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			f.done.Audit += int64(len(chunk))
+		}
+	}
+	return nil
+}
+
+// withoutNames leaves out of a change's details what it was about.
+func withoutNames(details string) string {
+	var all map[string]any
+	if err := json.Unmarshal([]byte(details), &all); err != nil {
+		return "{}"
+	}
+	delete(all, "subject")
+	text, err := json.Marshal(all)
+	if err != nil {
+		return "{}"
+	}
+	return string(text)
 }
 
 // left counts what is still open.

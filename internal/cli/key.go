@@ -77,6 +77,9 @@ func (a *app) keyCommand(
 				if errors.Is(err, store.ErrUnknownConsumer) {
 					return s.knownConsumers(cmd.Context(), st, err)
 				}
+				if name == "show" && err == nil {
+					s.tellMisspelt(cmd.Context(), st, args[0])
+				}
 				return err
 			})
 		},
@@ -85,6 +88,13 @@ func (a *app) keyCommand(
 		sign.who(cmd)
 	}
 	return cmd
+}
+
+// tellMisspelt says so when nobody knows a consumer: a key of whom isn't held is no news.
+func (s *session) tellMisspelt(ctx context.Context, st *store.Store, consumer string) {
+	if err := st.CheckConsumer(ctx, consumer); errors.Is(err, store.ErrUnknownConsumer) {
+		s.app.sayf("%v", s.knownConsumers(ctx, st, err))
+	}
 }
 
 // keyState changes a key's line, unless there is nothing to change, and shows how it

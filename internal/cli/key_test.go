@@ -52,6 +52,9 @@ func TestAKeyIsShownPausedAndSetFree(t *testing.T) {
 		require.Nil(c, paused.Head)
 		require.Contains(c, c.do(exitOK, "key", "resume", parkedConsumer, "sku-2"),
 			"sku-2 of shop.orders: not held; what comes for it is handled at once\n  TIME pause by ")
+		misspelt := terminal{}
+		require.Equal(c, exitOK, misspelt.run(on.T, "key", "show", "shop.ordres", "sku-1", "--db", on.url))
+		require.Contains(c, misspelt.err.String(), `unknown consumer "shop.ordres": known are shop.orders`)
 		require.Contains(c, c.failed("key"), "key needs one of show, pause, resume or release")
 		require.Contains(c, c.failed("key", "show", parkedConsumer, ""), "the consumer's name and the key are needed")
 	})

@@ -142,9 +142,13 @@ func (s *session) cancelScheduled(ctx context.Context, service string, ids []str
 		for _, id := range result.Cancelled {
 			fmt.Fprintf(&text, "cancelled %s\n", cell(id))
 		}
+		hint := ""
+		if service == "" {
+			hint = " (--service)"
+		}
 		for _, id := range result.NotFound {
-			fmt.Fprintf(&text, "%s doesn't wait to be sent by service %s: it was sent or cancelled, or is another service's\n",
-				cell(id), serviceName(service))
+			fmt.Fprintf(&text, "%s doesn't wait to be sent by service %s: it was sent or cancelled, or is another service's%s\n",
+				cell(id), serviceName(service), hint)
 		}
 		err = s.app.write(text.String())
 	}

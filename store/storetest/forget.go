@@ -96,6 +96,7 @@ func leaveTraces(t *testing.T, st *store.Store) (parked int64) {
 		_, err := st.DiscardParked(ctx, tx, discarded, "bert", secret+" has called", nil)
 		return errors.Join(err, st.NoteParked(ctx, tx, discarded, secret), st.InsertAudit(ctx, tx, store.AuditRow{
 			Actor: "bert", Action: "discard", TargetKind: store.TargetParked, Target: "1", Subject: customer, Note: secret,
+			Details: map[string]any{"before": "parked", "subject": "effect:pay/" + customer},
 		}), st.InsertAudit(ctx, tx, store.AuditRow{
 			Actor: "bert", Action: "pause", TargetKind: store.TargetKey, Target: store.KeyTarget(store.KeyLine("c", customer)),
 			Subject: customer,
