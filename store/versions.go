@@ -13,6 +13,8 @@ import (
 // EntityVersion is the newest state that a consumer has taken of an entity, or of a group
 // of its fields.
 type EntityVersion struct {
+	// Consumer whose it is, set where it was read.
+	Consumer string
 	// Entity is in the form in which it is stored where it was read.
 	Entity Entity
 	// Group of fields; "" is the group of all. Stored as Identity says.
@@ -29,20 +31,24 @@ type EntityVersion struct {
 var ErrVersion = fmt.Errorf("a version is text of 1 to %d bytes", MaxIdentity)
 
 type versionRow struct {
-	Type    string `db:"entity_type"`
-	ID      string `db:"entity_id"`
-	Group   string `db:"field_group"`
-	Version string `db:"version"`
-	Deleted bool   `db:"deleted"`
-	Updated int64  `db:"updated_us"`
+	Consumer string `db:"consumer"`
+	Type     string `db:"entity_type"`
+	ID       string `db:"entity_id"`
+	Group    string `db:"field_group"`
+	Version  string `db:"version"`
+	Deleted  bool   `db:"deleted"`
+	Updated  int64  `db:"updated_us"`
 }
 
 func (s *Store) versionQuery() string {
-	return "SELECT entity_type, entity_id, field_group, version, deleted, " + s.dialect.micros("updated_at") +
-		" AS updated_us FROM " + s.names.versions + " WHERE consumer = ? AND "
+	return "SELECT consumer, entity_type, entity_id, field_group, version, deleted, " + s.dialect.micros("updated_at") +
+		" AS updated_us FROM " + s.names.versions + " WHERE "
 }
 
-const versionOrder = " ORDER BY entity_type, entity_id, field_group"
+const (
+	ofConsumer   = "consumer = ? AND "
+	versionOrder = " ORDER BY consumer, entity_type, entity_id, field_group"
+)
 
 // Versions returns what a consumer has of entities, of each in the order of its groups.
 // Their anchors must be locked by the unit of work: then nobody changes it before that
@@ -51,7 +57,7 @@ func (s *Store) Versions(ctx context.Context, tx Tx, consumer string, entities .
 	for chunk := range slices.Chunk(identities(entities), maxEntities) {
 		where, args := whereEntities(chunk)
 		var rows []versionRow
-		err := tx.SelectContext(ctx, &rows, s.versionQuery()+where+versionOrder+s.dialect.current(),
+		err := tx.SelectContext(ctx, &rows, s.versionQuery()+ofConsumer+where+versionOrder+s.dialect.current(),
 			append([]any{Identity(consumer)}, args...)...)
 		if err != nil {
 			return nil, fmt.Errorf("store: read versions: %w", err)
@@ -61,15 +67,16 @@ func (s *Store) Versions(ctx context.Context, tx Tx, consumer string, entities .
 	return all, nil
 }
 
-// VersionsOf returns what a consumer has of an entity. Both may be given as they are
-// stored.
+// VersionsOf returns what a consumer has of an entity, or for "" what each has. Both may be
+// given as they are stored.
 func (s *Store) VersionsOf(ctx context.Context, consumer string, entity Entity) ([]EntityVersion, error) {
 	var rows []versionRow
 	where, args := whereEntities([]Entity{entity.stored()})
+	if consumer != "" {
+		where, args = ofConsumer+where, append([]any{storedIdentity(consumer)}, args...)
+	}
 	query := s.dialect.rebind(s.versionQuery() + where + versionOrder)
-	err := s.read(ctx, func(q sqlx.QueryerContext) error {
-		return sqlx.SelectContext(ctx, q, &rows, query, append([]any{storedIdentity(consumer)}, args...)...)
-	})
+	err := s.read(ctx, func(q sqlx.QueryerContext) error { return sqlx.SelectContext(ctx, q, &rows, query, args...) })
 	if err != nil {
 		return nil, fmt.Errorf("store: read versions: %w", err)
 	}
@@ -80,8 +87,8 @@ func versionsOf(rows []versionRow) []EntityVersion {
 	all := make([]EntityVersion, len(rows))
 	for i, row := range rows {
 		all[i] = EntityVersion{
-			Entity: Entity{row.Type, row.ID}, Group: row.Group, Version: row.Version, Deleted: row.Deleted,
-			UpdatedAt: timeFromMicros(row.Updated),
+			Consumer: row.Consumer, Entity: Entity{row.Type, row.ID}, Group: row.Group, Version: row.Version,
+			Deleted: row.Deleted, UpdatedAt: timeFromMicros(row.Updated),
 		}
 	}
 	return all
@@ -120,7 +127,7 @@ func (s *Store) PutVersions(ctx context.Context, tx Tx, consumer string, rows ..
 // taken by a process that nobody saw: it is newer.
 func (s *Store) renameVersions(ctx context.Context, tx Tx, from, to string, limit int) (int64, error) {
 	var rows []versionRow
-	err := tx.SelectContext(ctx, &rows, s.versionQuery()+"1 = 1"+versionOrder+" LIMIT ?", from, limit)
+	err := tx.SelectContext(ctx, &rows, s.versionQuery()+"consumer = ?"+versionOrder+" LIMIT ?", from, limit)
 	if err != nil || len(rows) == 0 {
 		return 0, err
 	}

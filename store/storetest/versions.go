@@ -87,6 +87,10 @@ func versionsKept(t *testing.T, b *bundle) {
 
 	shown := store.Identity(odd[4].ID)
 	require.Equal(t, []string{"dates=4"}, versions(t, st, "c", store.Entity{Type: "t", ID: shown}), "as it is shown")
+	everybodys, err := st.VersionsOf(t.Context(), "", odd[1])
+	require.NoError(t, err)
+	require.Len(t, everybodys, 3)
+	require.Equal(t, []string{"C", "c", "c"}, []string{everybodys[0].Consumer, everybodys[1].Consumer, everybodys[2].Consumer})
 	require.NoError(t, st.InTx(t.Context(), func(ctx context.Context, tx store.Tx) error {
 		all, err := st.Versions(ctx, tx, "c", odd...)
 		require.Len(t, all, len(odd)+2)
