@@ -11,6 +11,8 @@ import (
 type judgement struct {
 	cfg  VersionSkipConfig
 	have map[store.Entity]map[string]taken
+	// tabled are the places, as they are stored, that Headrace's table knows.
+	tabled map[place]bool
 	// changed are what is to be written, in the order of the states.
 	changed []place
 
@@ -30,16 +32,56 @@ type place struct {
 	group  string
 }
 
-func newJudgement(cfg VersionSkipConfig, rows []store.EntityVersion) (*judgement, error) {
-	j := &judgement{cfg: cfg, have: map[store.Entity]map[string]taken{}}
+func (p place) stored() place { return place{identity(p.entity), store.Identity(p.group)} }
+
+func newJudgement(cfg VersionSkipConfig, rows []store.EntityVersion, inRows []store.RowVersion) (*judgement, error) {
+	j := &judgement{cfg: cfg, have: map[store.Entity]map[string]taken{}, tabled: map[place]bool{}}
 	for _, row := range rows {
-		version, err := parseVersion(row.Version)
+		version, err := ParseVersion(row.Version)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", row.Entity, err)
 		}
 		j.of(row.Entity)[row.Group] = taken{version, row.Deleted}
+		j.tabled[place{row.Entity, row.Group}] = true
+	}
+	for _, row := range inRows {
+		if err := j.meet(row); err != nil {
+			return nil, fmt.Errorf("%s: %w", identity(row.Entity), err)
+		}
 	}
 	return j, nil
+}
+
+// meet takes over what a user's row has, if it is newer.
+func (j *judgement) meet(row store.RowVersion) error {
+	var version Version
+	switch value := row.Value.(type) {
+	case int64:
+		version = IntVersion(value)
+	case string:
+		version = TextVersion(value)
+	}
+	at := place{row.Entity, row.Group}.stored()
+	got, known := j.of(at.entity)[at.group]
+	if known {
+		order, err := version.compare(got.version, j.cfg.Compare)
+		if err != nil || order <= 0 {
+			return err
+		}
+	}
+	j.of(at.entity)[at.group] = taken{version: version}
+	return nil
+}
+
+// at is what was taken at a place.
+func (j *judgement) at(p place) taken {
+	p = p.stored()
+	return j.of(p.entity)[p.group]
+}
+
+func (j *judgement) row(at place) store.EntityVersion {
+	got := j.at(at)
+	return store.EntityVersion{Entity: at.entity, Group: at.group, Version: got.version.notation(), Deleted: got.deleted}
 }
 
 // of is what was taken of an entity, by groups; both as they are stored.
@@ -181,11 +223,11 @@ func (j *judgement) skip(entity store.Entity, group, why string) {
 }
 
 func (j *judgement) take(at place, now taken) {
-	have, group := j.of(identity(at.entity)), store.Identity(at.group)
-	if have[group] == now {
+	if j.at(at) == now {
 		return
 	}
-	have[group] = now
+	p := at.stored()
+	j.of(p.entity)[p.group] = now
 	if !slices.Contains(j.changed, at) {
 		j.changed = append(j.changed, at)
 	}
@@ -194,10 +236,7 @@ func (j *judgement) take(at place, now taken) {
 // taken are the versions to be written.
 func (j *judgement) taken() (rows []store.EntityVersion) {
 	for _, at := range j.changed {
-		got := j.of(identity(at.entity))[store.Identity(at.group)]
-		rows = append(rows, store.EntityVersion{
-			Entity: at.entity, Group: at.group, Version: got.version.notation(), Deleted: got.deleted,
-		})
+		rows = append(rows, j.row(at))
 	}
 	return rows
 }

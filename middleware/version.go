@@ -64,6 +64,14 @@ func (v Version) String() string {
 
 func (v Version) notation() string { return string(v.kind) + v.String() }
 
+// value is a version as a column of the user's own holds it.
+func (v Version) value() any {
+	if v.kind == versionInt {
+		return v.n
+	}
+	return v.String()
+}
+
 func (v Version) check() error {
 	switch {
 	case v.kind == "":
@@ -80,7 +88,9 @@ func (v Version) check() error {
 	return nil
 }
 
-func parseVersion(notation string) (Version, error) {
+// ParseVersion reads a version as it is stored (store.EntityVersion). Errors match
+// ErrVersion.
+func ParseVersion(notation string) (Version, error) {
 	bad := fmt.Errorf("%w: %q is stored", ErrVersion, notation)
 	if notation == "" {
 		return Version{}, bad

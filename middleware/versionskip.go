@@ -63,6 +63,12 @@ type VersionSkipConfig struct {
 	// Consumer is whose versions they are. Default: behind Dedupe its consumer. Required
 	// where there is none.
 	Consumer string
+	// Columns of the user's own tables hold the versions of their rows, and are shared by all
+	// consumers: what anybody has written there counts. They are written behind the handler, in
+	// its transaction. What has no row keeps its version in Headrace's table, as do entities
+	// of other types, groups without a column and what is deleted. While Observe is on they are
+	// not looked at. Default: none, and Headrace's table holds all.
+	Columns []store.VersionColumns
 	// SkipEqual skips what has the version that was taken last, too. Default false: full
 	// state of the same version is the same state, and may be applied again.
 	SkipEqual bool
@@ -109,6 +115,9 @@ func NewVersionSkip(st *store.Store, cfg VersionSkipConfig) (*VersionSkip, error
 	case cfg.MaxAhead < 0:
 		return nil, errors.New("middleware: VersionSkipConfig.MaxAhead must not be negative")
 	}
+	if err := checkColumns(cfg.Columns); err != nil {
+		return nil, err
+	}
 	if cfg.Compare == nil {
 		cfg.Compare = func(string, string) (int, error) {
 			return 0, fmt.Errorf("%w: a TextVersion needs VersionSkipConfig.Compare", ErrVersion)
@@ -140,7 +149,7 @@ func (s FreshState) Has(group string) bool {
 type freshKey struct{}
 
 // Fresh returns the states that the context's message has the handler apply, with those of
-// their groups that are fresh; nil outside of VersionSkip.
+// their groups that are fresh: while observing all; nil outside of VersionSkip.
 func Fresh(ctx context.Context) []FreshState {
 	fresh, _ := ctx.Value(freshKey{}).([]FreshState)
 	return fresh
@@ -251,7 +260,7 @@ func (g *guarded) handle(
 	// cancelled.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
 	defer cancel()
-	if err := g.skip.store.PutVersions(ctx, tx, g.consumer, judged.taken()...); err != nil {
+	if err := g.skip.put(ctx, tx, g.consumer, judged); err != nil {
 		return nil, false, false, err
 	}
 	step.Reach(ctx, step.StateWritten)
@@ -272,8 +281,12 @@ func (g *guarded) judge(ctx context.Context, tx store.Tx) (*judgement, error) {
 	if err != nil {
 		return nil, err
 	}
+	inRows, err := g.skip.rowVersions(ctx, tx, entities)
+	if err != nil {
+		return nil, err
+	}
 	step.Reach(ctx, step.StateRead)
-	j, err := newJudgement(g.skip.cfg, rows)
+	j, err := newJudgement(g.skip.cfg, rows, inRows)
 	if err == nil {
 		err = j.judgeAll(g.states)
 	}
@@ -316,7 +329,7 @@ func (g *guarded) tell(began time.Time) {
 // and changes nothing, unless it is the transaction's.
 func (g *guarded) observe(h message.HandlerFunc) ([]*message.Message, error) {
 	began := time.Now()
-	produced, err := h(g.msg)
+	produced, err := g.handleAll(h)
 	if err != nil {
 		return produced, err
 	}
@@ -342,4 +355,16 @@ func (g *guarded) observe(h message.HandlerFunc) ([]*message.Message, error) {
 		g.tell(began)
 	}
 	return produced, nil
+}
+
+// handleAll runs the handler with all as fresh.
+func (g *guarded) handleAll(h message.HandlerFunc) ([]*message.Message, error) {
+	all := make([]FreshState, len(g.states))
+	for i, state := range g.states {
+		all[i] = FreshState{State: state}
+	}
+	outer := g.msg.Context()
+	defer g.msg.SetContext(outer)
+	g.msg.SetContext(context.WithValue(outer, freshKey{}, all))
+	return h(g.msg)
 }

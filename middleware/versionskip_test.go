@@ -353,7 +353,12 @@ func TestVersionSkipObserves(t *testing.T) {
 	eachDatabase(t, func(t *testing.T, b *bundle) {
 		l := setupLines(t, b)
 		late := changed("1", 1, `"due":"May"`)
-		deliver(t, l.protected(t, middleware.VersionSkipConfig{Observe: true}), changed("1", 2, `"due":"June"`), late)
+		observing, err := middleware.NewVersionSkip(b.st, middleware.VersionSkipConfig{States: lineStates(), Observe: true})
+		require.NoError(t, err)
+		deliver(t, l.dedupe.Middleware(observing.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+			require.True(t, middleware.Fresh(msg.Context())[0].Has("due"), "all is fresh")
+			return l.write(msg)
+		})), changed("1", 2, `"due":"June"`), late)
 		require.Equal(t, "May", l.line(t, "1"))
 		require.EqualValues(t, 1, l.story(t, late.UUID).Entries)
 		deliver(t, l.protected(t, middleware.VersionSkipConfig{}), changed("1", 1, `"due":"April"`))
