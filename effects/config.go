@@ -12,6 +12,7 @@ import (
 	"github.com/failsafe-go/failsafe-go/ratelimiter"
 	"github.com/google/uuid"
 
+	"github.com/headrace-go/headrace/internal/limits"
 	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
@@ -50,16 +51,10 @@ type Provider struct {
 }
 
 // Rate is a number of calls a second, of which Burst may come at once (default 1).
-type Rate struct {
-	PerSecond float64
-	Burst     uint
-}
+type Rate = limits.Rate
 
 // Breaker opens for Open (default 30 s) after Failures failed calls in a row.
-type Breaker struct {
-	Failures uint
-	Open     time.Duration
-}
+type Breaker = limits.Breaker
 
 // Config says how a client works. Provider is required.
 type Config struct {
@@ -89,12 +84,6 @@ func (c Config) withDefaults() Config {
 	}
 	if p.Settle == 0 {
 		p.Settle = 2 * p.Timeout
-	}
-	if p.Limit.Burst == 0 {
-		p.Limit.Burst = 1
-	}
-	if p.Breaker.Open == 0 {
-		p.Breaker.Open = 30 * time.Second
 	}
 	if c.ClaimTTL == 0 {
 		c.ClaimTTL = max(time.Minute, p.Timeout+claimMargin)
@@ -147,15 +136,10 @@ func New(st *store.Store, cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{store: st, cfg: cfg, owner: "effects-" + uuid.NewString()}
-	if limit := cfg.Provider.Limit; limit.PerSecond > 0 {
-		period := time.Duration(float64(limit.Burst) / limit.PerSecond * float64(time.Second))
-		c.limiter = ratelimiter.NewBursty[any](limit.Burst, period)
-	}
-	if b := cfg.Provider.Breaker; b.Failures > 0 {
-		c.breaker = circuitbreaker.NewBuilder[any]().WithFailureThreshold(b.Failures).WithDelay(b.Open).Build()
-	}
-	return c, nil
+	return &Client{
+		store: st, cfg: cfg, owner: "effects-" + uuid.NewString(),
+		limiter: cfg.Provider.Limit.Limiter(), breaker: cfg.Provider.Breaker.New(),
+	}, nil
 }
 
 // Call makes one call. key is the idempotency key, of visible ASCII characters. It

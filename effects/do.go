@@ -13,6 +13,7 @@ import (
 	"github.com/failsafe-go/failsafe-go"
 	"github.com/failsafe-go/failsafe-go/retrypolicy"
 
+	"github.com/headrace-go/headrace/internal/limits"
 	"github.com/headrace-go/headrace/internal/step"
 	"github.com/headrace-go/headrace/parking"
 	"github.com/headrace-go/headrace/store"
@@ -186,35 +187,7 @@ func (a *attempt) mayCall() error {
 
 // within runs f in bounded time, even if it doesn't return.
 func (a *attempt) within(ctx context.Context, f func(ctx context.Context) (Response, error)) (Response, error) {
-	type result struct {
-		response Response
-		err      error
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.client.cfg.Provider.Timeout)
-	results := make(chan result, 1)
-	go func() {
-		defer cancel()
-		r := result{err: errors.New("effects: the call ended its goroutine")}
-		defer func() {
-			if value := recover(); value != nil {
-				r = result{err: fmt.Errorf("effects: the call panicked: %v", value)}
-			}
-			results <- r
-		}()
-		response, err := f(ctx)
-		r = result{response, err}
-	}()
-	select {
-	case r := <-results:
-		return r.response, r.err
-	case <-ctx.Done():
-	}
-	select { // it may have ended by then
-	case r := <-results:
-		return r.response, r.err
-	default:
-		return Response{}, fmt.Errorf("effects: the call didn't return: %w", ctx.Err())
-	}
+	return limits.Within(context.WithoutCancel(ctx), a.client.cfg.Provider.Timeout, "effects: the call", f)
 }
 
 // open gives the claim back and leaves the effect in doubt.
