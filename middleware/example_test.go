@@ -3,9 +3,12 @@ package middleware_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
@@ -62,4 +65,34 @@ func check(err error) {
 	if err != nil {
 		panic(err)
 	}
+}
+
+// Three notifications about one customer come at once.
+func ExampleNewFetch() {
+	var calls atomic.Int64
+	load := func(context.Context, keys.Entity) (middleware.Current[string], error) {
+		return middleware.Current[string]{Value: "Anna", Version: middleware.IntVersion(calls.Add(1))}, nil
+	}
+	fetch, err := middleware.NewFetch(middleware.FetchConfig[string]{
+		Entity: keys.OfType("customer", keys.FromJSON("customer_id")), Load: load,
+	})
+	check(err)
+	handler := fetch.Middleware(func(msg *message.Message) ([]*message.Message, error) {
+		customer, _ := fetch.From(msg.Context())
+		if customer.Value != "Anna" {
+			return nil, errors.New("who is that?")
+		}
+		return nil, nil
+	})
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			_, err := handler(message.NewMessage("id", []byte(`{"customer_id": 7}`)))
+			check(err)
+		})
+	}
+	all.Wait()
+	fmt.Println("no more calls than notifications:", calls.Load() <= 3)
+	// Output:
+	// no more calls than notifications: true
 }

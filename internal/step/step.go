@@ -9,6 +9,7 @@ import "context"
 
 // Names of the steps, in the order in which a message reaches them.
 const (
+	FetchWaits         = "fetch.waits"
 	TxBegun            = "tx.begun"
 	DedupeInserted     = "dedupe.inserted"
 	StateLocked        = "state.locked"
