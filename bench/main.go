@@ -78,6 +78,7 @@ func all() []comparison {
 		parkingIdleCost(),
 		parkingDrain(),
 		poisonOtherKeys(),
+		fetchCalls(),
 	}
 }
 
