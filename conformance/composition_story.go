@@ -64,7 +64,7 @@ type story struct {
 
 	mu        sync.Mutex
 	everyone  []*instance
-	done      map[doneKey]bool // handled, as far as the instances know
+	done      map[doneKey]bool // handled, as far as the instances know, and expected
 	delivered int
 	changed   chan struct{} // closed and replaced at every delivery
 }
@@ -256,7 +256,8 @@ func (s *story) handled(i *instance, msg *message.Message, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.delivered++
-	if err == nil && unreadable == nil {
+	// What a service puts aside is no effect of it, and is waited for elsewhere.
+	if err == nil && unreadable == nil && slices.Contains(s.expected[i.service], e) {
 		s.done[doneKey{i.service, e}] = true
 	}
 	close(s.changed)

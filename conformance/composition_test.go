@@ -6,9 +6,11 @@ import (
 	"errors"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/conformance"
@@ -36,6 +38,53 @@ func TestServicesOnSoundToysPass(t *testing.T) {
 			require.NotEmpty(t, report.Results)
 		})
 	}
+}
+
+// late is a subscriber that is long quiet before each message.
+type late struct {
+	message.Subscriber
+
+	quiet time.Duration
+}
+
+func (l late) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	in, err := l.Subscriber.Subscribe(ctx, topic)
+	out := make(chan *message.Message)
+	go func() {
+		defer close(out)
+		for msg := range in {
+			select {
+			case <-time.After(l.quiet):
+			case <-ctx.Done():
+				msg.Nack()
+				continue
+			}
+			select {
+			case out <- msg:
+			case <-ctx.Done():
+				msg.Nack()
+			}
+		}
+	}()
+	return out, err
+}
+
+// What a service has put aside is handled by another, which may hear of it late.
+func TestAServiceThatHearsLateIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	h := harness(t, plain())
+	h.Patience = 20 * time.Second
+	subscriber := h.Subscriber
+	h.Subscriber = func(ctx context.Context, group string) (message.Subscriber, error) {
+		sub, err := subscriber(ctx, group)
+		if strings.HasPrefix(group, "aside") {
+			sub = late{sub, 3 * h.Quiet}
+		}
+		return sub, err
+	}
+	report, err := conformance.Check(t.Context(), h, conformance.Options{Only: only("composition/poison put aside")})
+	require.NoError(t, err)
+	require.Empty(t, report.Failed(), report.Text())
 }
 
 func TestSeedOfTheEnvironmentIsNamedByWhatFails(t *testing.T) {
