@@ -19,6 +19,7 @@ type rule struct {
 var leaves = []string{
 	"internal/step", "internal/redact", "internal/reach", "internal/clock", "internal/signals", "internal/lifecycle",
 	"internal/driverconn", "internal/subprocess", "internal/begun", "internal/hold", "internal/remark", "internal/ruling",
+	"internal/collapse", "internal/limits",
 }
 
 // light are small modules that bring nothing along: every package may use them.
