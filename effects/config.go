@@ -105,8 +105,8 @@ func (c Config) validate() error {
 	switch {
 	case p.Name == "":
 		return errors.New("effects: Provider.Name is empty")
-	case p.Timeout < 0 || p.KeysFor < 0 || p.Limit.PerSecond < 0 || p.Breaker.Open < 0:
-		return errors.New("effects: Provider's numbers must not be negative")
+	case p.Timeout < 0 || p.KeysFor < 0 || !p.Limit.Valid() || p.Breaker.Open < 0:
+		return errors.New("effects: Provider's numbers must be finite, and not negative")
 	case p.KeysFor > 0 && p.KeysFor <= c.ClaimTTL:
 		return fmt.Errorf("effects: Provider.KeysFor (%s) must be longer than ClaimTTL (%s)", p.KeysFor, c.ClaimTTL)
 	case p.Settle < 2*p.Timeout:

@@ -177,8 +177,7 @@ func (a *attempt) mayCall() error {
 	case time.Since(a.began) > c.cfg.ClaimTTL-p.Timeout: // this process was asleep
 		return parking.AsTransient(fmt.Errorf("effects: %w: its claim is over", ErrInProgress))
 	case c.limiter != nil && !c.limiter.TryAcquirePermit():
-		wait := time.Duration(float64(time.Second) / p.Limit.PerSecond)
-		return parking.After(fmt.Errorf("effects: %s: %w", p.Name, ErrLimited), wait)
+		return parking.After(fmt.Errorf("effects: %s: %w", p.Name, ErrLimited), p.Limit.Every())
 	case c.breaker != nil && !c.breaker.TryAcquirePermit():
 		return parking.After(fmt.Errorf("effects: %s: %w", p.Name, ErrBreakerOpen), c.breaker.RemainingDelay())
 	}

@@ -43,7 +43,8 @@ type Current[T any] struct {
 	Version Version
 	// Deleted says that there is no such entity any more.
 	Deleted bool
-	Value   T
+	// Value is shared by all messages that the answer serves: it must not be changed.
+	Value T
 }
 
 // FetchConfig says what is fetched, and how often.
@@ -102,8 +103,8 @@ func (c FetchConfig[T]) validate() error {
 		return errors.New("middleware: FetchConfig.Entity is required: it says what a message is about")
 	case c.Load == nil:
 		return errors.New("middleware: FetchConfig.Load is required: it asks for the current state")
-	case c.Timeout < 0 || c.MaxWait < 0 || c.Limit.PerSecond < 0 || c.Breaker.Open < 0:
-		return errors.New("middleware: FetchConfig's numbers must not be negative")
+	case c.Timeout < 0 || c.MaxWait < 0 || !c.Limit.Valid() || c.Breaker.Open < 0:
+		return errors.New("middleware: FetchConfig's numbers must be finite, and not negative")
 	}
 	return nil
 }

@@ -57,7 +57,7 @@ func (f *Fetch[T]) mayCall(ctx context.Context) error {
 		err := f.limiter.AcquirePermitWithMaxWait(ctx, f.cfg.MaxWait)
 		switch {
 		case errors.Is(err, ratelimiter.ErrExceeded):
-			return parking.After(ErrFetchLimited, time.Duration(float64(time.Second)/f.cfg.Limit.PerSecond))
+			return parking.After(ErrFetchLimited, f.cfg.Limit.Every())
 		case err != nil:
 			return fmt.Errorf("wait for FetchConfig.Limit: %w", err)
 		}

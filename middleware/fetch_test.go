@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -236,9 +237,10 @@ func TestFetchConfigIsChecked(t *testing.T) {
 	t.Parallel()
 	load := func(context.Context, keys.Entity) (current, error) { return current{}, nil }
 	for want, change := range map[string]func(*middleware.FetchConfig[string]){
-		"Entity is required":   func(c *middleware.FetchConfig[string]) { c.Entity = nil },
-		"Load is required":     func(c *middleware.FetchConfig[string]) { c.Load = nil },
-		"must not be negative": func(c *middleware.FetchConfig[string]) { c.Limit.PerSecond = -1 },
+		"Entity is required": func(c *middleware.FetchConfig[string]) { c.Entity = nil },
+		"Load is required":   func(c *middleware.FetchConfig[string]) { c.Load = nil },
+		"must be finite":     func(c *middleware.FetchConfig[string]) { c.Limit.PerSecond = math.NaN() },
+		"and not negative":   func(c *middleware.FetchConfig[string]) { c.Limit.PerSecond = -1 },
 	} {
 		cfg := fetchLine(load)
 		change(&cfg)

@@ -267,3 +267,18 @@ func TestATypeOfEntitiesIsInOneTable(t *testing.T) {
 		require.ErrorContains(t, err, `Columns has "line" twice`)
 	})
 }
+
+func TestIDsMayBeIntegers(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		s := setupShelves(t, b, wholeInColumn)
+		s.exec(t, "CREATE TABLE numbered (id BIGINT PRIMARY KEY, version SMALLINT)")
+		s.exec(t, "INSERT INTO numbered (id, version) VALUES (7, 5)")
+		s.cfg.Columns[0].Table = "numbered"
+		skip, err := middleware.NewVersionSkip(s.st, s.cfg)
+		require.NoError(t, err)
+		h := s.dedupe.Middleware(skip.Middleware(func(*message.Message) ([]*message.Message, error) { return nil, nil }))
+		deliver(t, h, changed("7", 4, `"due":"May"`), changed("7", 6, `"due":"July"`))
+		require.Equal(t, "6", s.text(t, "SELECT version FROM numbered WHERE id = 7"))
+		require.Equal(t, "0", s.text(t, "SELECT count(*) FROM headrace_versions"))
+	})
+}

@@ -3,6 +3,7 @@ package collapse
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -39,6 +40,17 @@ type waiter[V any] struct {
 	answer chan answer[V]
 }
 
+// satisfied asks somebody else's function. One that panics does so again where it is
+// waited for, if it means it.
+func (w *waiter[V]) satisfied(value V) (enough bool) {
+	defer func() {
+		if recover() != nil {
+			enough = false
+		}
+	}()
+	return w.enough != nil && w.enough(value)
+}
+
 type answer[V any] struct {
 	value V
 	err   error
@@ -47,6 +59,10 @@ type answer[V any] struct {
 // Do returns the answer of a call that began after Do was called, or that of the call
 // before it if enough, which may be nil, says that it will do.
 func (g *Group[K, V]) Do(ctx context.Context, key K, enough func(V) bool) (V, error) {
+	if ctx.Err() != nil {
+		var none V
+		return none, gone(ctx)
+	}
 	w := &waiter[V]{enough: enough, answer: make(chan answer[V], 1)}
 	g.enter(ctx, key, w)
 	step.Reach(ctx, step.FetchWaits)
@@ -56,8 +72,12 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, enough func(V) bool) (V, er
 	case <-ctx.Done():
 		g.leave(key, w)
 		var none V
-		return none, fmt.Errorf("nobody waits for the answer: %w", context.Cause(ctx))
+		return none, gone(ctx)
 	}
+}
+
+func gone(ctx context.Context) error {
+	return fmt.Errorf("nobody waits for the answer: %w", context.Cause(ctx))
 }
 
 func (g *Group[K, V]) enter(ctx context.Context, key K, w *waiter[V]) {
@@ -86,12 +106,19 @@ func (g *Group[K, V]) start(ctx context.Context, key K, l *line[V], waiters map[
 	l.now = f
 	go func() {
 		defer cancel()
+		a := answer[V]{err: errors.New("the call ended its goroutine")}
+		defer func() { // whoever waits gets an answer
+			if value := recover(); value != nil {
+				a = answer[V]{err: fmt.Errorf("the call panicked: %v", value)}
+			}
+			g.end(ctx, key, l, a)
+		}()
 		value, err := g.Call(ctx, key, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			f.closed = true
 		})
-		g.end(ctx, key, l, answer[V]{value, err})
+		a = answer[V]{value, err}
 	}()
 }
 
@@ -105,8 +132,8 @@ func (g *Group[K, V]) end(ctx context.Context, key K, l *line[V], a answer[V]) {
 	}
 	g.mu.Unlock()
 	var served []*waiter[V]
-	for _, w := range asked { // it is somebody else's function
-		if a.err == nil && w.enough != nil && w.enough(a.value) {
+	for _, w := range asked {
+		if a.err == nil && w.satisfied(a.value) {
 			served = append(served, w)
 		}
 	}

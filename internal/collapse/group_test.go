@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -190,6 +191,46 @@ func TestACallThatNobodyWaitsForIsGivenUp(t *testing.T) {
 	s.begin <- struct{}{}
 	s.end <- struct{}{}
 	require.Equal(t, asked{n: 3}, s.receive(patient))
+}
+
+func TestACallThatPanicsIsAFailure(t *testing.T) {
+	t.Parallel()
+	for want, call := range map[string]func(){
+		"the call panicked: out of it": func() { panic("out of it") },
+		"the call ended its goroutine": runtime.Goexit,
+	} {
+		g := Group[string, int]{Call: func(context.Context, string, func()) (int, error) {
+			call()
+			return 1, nil
+		}}
+		_, err := g.Do(t.Context(), "key", nil)
+		require.EqualError(t, err, want)
+		require.Eventually(t, g.idle, 10*time.Second, time.Millisecond)
+	}
+}
+
+func TestAJudgeThatPanicsGetsTheNextAnswer(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	first := s.ask(t.Context(), nil, 1, 0)
+	s.begin <- struct{}{}
+	<-s.begun
+	second := s.ask(t.Context(), func(int) bool { panic("out of it") }, 1, 1)
+	s.end <- struct{}{}
+	require.Equal(t, asked{n: 1}, s.receive(first))
+	s.begin <- struct{}{}
+	s.end <- struct{}{}
+	require.Equal(t, asked{n: 2}, s.receive(second))
+}
+
+func TestWhoHasGoneAlreadyAsksForNothing(t *testing.T) {
+	t.Parallel()
+	s := newSource(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := s.Do(ctx, "key", nil)
+	require.ErrorIs(t, err, context.Canceled)
+	require.True(t, s.idle())
 }
 
 // Many ask of a few keys at once, and some go away: calls of a key never overlap, and

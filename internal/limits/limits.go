@@ -2,6 +2,7 @@
 package limits
 
 import (
+	"math"
 	"time"
 
 	"github.com/failsafe-go/failsafe-go/circuitbreaker"
@@ -14,13 +15,28 @@ type Rate struct {
 	Burst     uint
 }
 
+// Valid reports whether it is a number of calls, or 0 for any.
+func (r Rate) Valid() bool { return r.PerSecond >= 0 && !math.IsInf(r.PerSecond, 0) }
+
 // Limiter returns what keeps to the rate, nil for no limit.
 func (r Rate) Limiter() ratelimiter.RateLimiter[any] {
 	if r.PerSecond <= 0 {
 		return nil
 	}
 	burst := max(r.Burst, 1)
-	return ratelimiter.NewBursty[any](burst, time.Duration(float64(burst)/r.PerSecond*float64(time.Second)))
+	return ratelimiter.NewBursty[any](burst, r.period(burst))
+}
+
+// Every is how long a call takes its turn for.
+func (r Rate) Every() time.Duration { return r.period(1) }
+
+func (r Rate) period(calls uint) time.Duration {
+	const longest = 365 * 24 * time.Hour
+	seconds := float64(calls) / r.PerSecond
+	if seconds > longest.Seconds() {
+		return longest
+	}
+	return max(time.Duration(seconds*float64(time.Second)), 1)
 }
 
 // Breaker opens for Open (default 30 s) after Failures failed calls in a row.
