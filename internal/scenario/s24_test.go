@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/headrace-go/headrace/internal/step"
+	"github.com/headrace-go/headrace/internal/testenv"
 	"github.com/headrace-go/headrace/keys"
 	"github.com/headrace-go/headrace/middleware"
 	"github.com/headrace-go/headrace/parking"
@@ -209,10 +210,10 @@ func (h *herd) outage() (damage []string) {
 		damage = append(damage, fmt.Sprintf("the API was asked %d times while it was down", asked))
 	}
 	h.api.down.Store(false)
-	require.Eventually(h.t, func() bool {
+	testenv.Eventually(h.t, patience, tick, func() (bool, string) {
 		_, err := h.consumers[0](msg)
-		return err == nil
-	}, patience, tick)
+		return err == nil, fmt.Sprint(err)
+	})
 	require.Equal(h.t, 1, h.count("SELECT version FROM customers WHERE consumer = 'consumer-0' AND id = 'down'"))
 	return damage
 }
