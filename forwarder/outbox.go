@@ -35,6 +35,11 @@ type OutboxConfig struct {
 	// Watermill's PoisonQueue puts aside. Default: the metadata entry msgmeta.Key,
 	// and messages without it have no order.
 	Key keys.Func
+	// Sequences numbers the messages of each key and topic, from 1 and without gaps
+	// (msgmeta.GetNumber), so that consumers with a middleware.Sequence tell what is missing
+	// and what they had for ever. A key's messages then wait for each other's commits, for
+	// as long as a commit takes. Messages without a key have no number. Default false.
+	Sequences bool
 }
 
 // Outbox writes messages into database transactions. It is safe for concurrent
@@ -83,6 +88,9 @@ func (o *Outbox) Publish(ctx context.Context, topic string, msgs ...*message.Mes
 		}
 	}
 	err = o.store.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
+		if o.cfg.Sequences {
+			return o.store.InsertSequenced(ctx, tx, rows)
+		}
 		return o.store.InsertOutbox(ctx, tx, rows)
 	})
 	if err != nil {

@@ -42,7 +42,7 @@ func (o *Outbox) schedule(
 	}
 	rows := make([]store.ScheduledRow, len(messages))
 	for i, row := range messages {
-		rows[i].OutboxRow = row
+		rows[i].OutboxRow, rows[i].Sequenced = row, o.cfg.Sequences
 		when(&rows[i])
 	}
 	return o.inUnit(ctx, "schedule a message for topic "+topic, func(ctx context.Context, tx store.Tx) error {
@@ -122,7 +122,7 @@ func (o *Outbox) slotRow(slot Slot, topic string, at time.Time) (store.Scheduled
 	if err != nil {
 		return row, err
 	}
-	row.OutboxRow = written[0]
+	row.OutboxRow, row.Sequenced = written[0], o.cfg.Sequences
 	return row, nil
 }
 

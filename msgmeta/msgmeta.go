@@ -38,10 +38,17 @@ const (
 	SlotSubject = Prefix + "slot_subject"
 	SlotTime    = Prefix + "slot_time"
 
-	// Producer names the outbox that gave the sequence.
+	// Producer names the outbox and the topic within which a key's messages are
+	// numbered.
 	Producer = Prefix + "producer"
 	// Sequence is the gapless number per key given by the outbox.
 	Sequence = Prefix + "sequence"
+	// Epoch tells numbers of an outbox from those that it gave before its database was
+	// restored. It grows.
+	Epoch = Prefix + "epoch"
+	// Skip marks a message that only says that its number is none any more: what had it
+	// was discarded before it was sent.
+	Skip = Prefix + "skip"
 	// Attempt counts the deliveries of a message, starting with 1.
 	Attempt = Prefix + "attempt"
 	// Malformed says why a broker's message could not be parsed. The payload of
@@ -60,7 +67,7 @@ const (
 // of its input must not send them on.
 //
 //nolint:gochecknoglobals // a table of constants
-var deliveryEntries = [...]string{Producer, Sequence, Attempt, Malformed, SendID}
+var deliveryEntries = [...]string{Producer, Sequence, Epoch, Skip, Attempt, Malformed, SendID}
 
 // ErrMalformed is matched by the errors of the typed getters when an entry is
 // there but can't be read.
@@ -130,20 +137,48 @@ func SetSlot(msg *message.Message, subject string, at time.Time) {
 	set(msg, SlotTime, at.UTC().Format(time.RFC3339Nano))
 }
 
-// GetProducer returns the name of the outbox that gave the sequence, or "".
-func GetProducer(msg *message.Message) string { return msg.Metadata.Get(Producer) }
-
-// SetProducer sets the name of the outbox that gave the sequence.
-func SetProducer(msg *message.Message, producer string) { set(msg, Producer, producer) }
-
-// GetSequence returns the message's number within its key. ok is false when it
-// has none; err matches ErrMalformed when it is not a positive integer.
-func GetSequence(msg *message.Message) (n int64, ok bool, err error) {
-	return getPositive(msg, Sequence)
+// Number is a message's place in its key's order, as an outbox gave it.
+type Number struct {
+	// Producer is the outbox and the topic, Key the message's key: the numbers of each
+	// pair are gapless, from 1.
+	Producer, Key string
+	// Epoch grows when the numbers may begin anew, 0 for a producer that knows of none.
+	Epoch    int64
+	Sequence int64
 }
 
-// SetSequence sets the message's number within its key.
-func SetSequence(msg *message.Message, n int64) { set(msg, Sequence, strconv.FormatInt(n, 10)) }
+// GetNumber returns the message's place in its key's order. ok is false when it has none;
+// err matches ErrMalformed when it has no producer, or its numbers are not positive
+// integers.
+func GetNumber(msg *message.Message) (n Number, ok bool, err error) {
+	n = Number{Producer: msg.Metadata.Get(Producer), Key: GetKey(msg)}
+	if n.Sequence, ok, err = getPositive(msg, Sequence); err != nil || !ok {
+		return Number{}, ok, err
+	}
+	if n.Epoch, _, err = getPositive(msg, Epoch); err != nil {
+		return Number{}, true, err
+	}
+	if n.Producer == "" {
+		return Number{}, true, fmt.Errorf("%w: %s without %s", ErrMalformed, Sequence, Producer)
+	}
+	return n, true, nil
+}
+
+// SetNumber sets the message's place in its key's order, and its key.
+func SetNumber(msg *message.Message, n Number) {
+	SetKey(msg, n.Key)
+	set(msg, Producer, n.Producer)
+	set(msg, Sequence, strconv.FormatInt(n.Sequence, 10))
+	if n.Epoch > 0 {
+		set(msg, Epoch, strconv.FormatInt(n.Epoch, 10))
+	}
+}
+
+// IsSkip reports whether the message only says that its number is none any more.
+func IsSkip(msg *message.Message) bool { return msg.Metadata.Get(Skip) != "" }
+
+// SetSkip marks the message as one that only says so.
+func SetSkip(msg *message.Message) { set(msg, Skip, "true") }
 
 // GetAttempt returns how often the message has been delivered, this delivery
 // included. ok is false when the broker does not count; err matches

@@ -19,9 +19,9 @@ func TestRoundTrips(t *testing.T) {
 	msgmeta.SetVersion(msg, "7")
 	msgmeta.SetEventTime(msg, at)
 	msgmeta.SetExpires(msg, at)
-	msgmeta.SetSequence(msg, 42)
+	number := msgmeta.Number{Producer: "orders", Key: "product-1", Epoch: 7, Sequence: 42}
+	msgmeta.SetNumber(msg, number)
 	msgmeta.SetAttempt(msg, 3)
-	msgmeta.SetProducer(msg, "orders")
 
 	require.Equal(t, "product-1", msgmeta.GetKey(msg))
 	version, ok := msgmeta.GetVersion(msg)
@@ -39,14 +39,16 @@ func TestRoundTrips(t *testing.T) {
 	_, ok, err = msgmeta.GetExpires(msg)
 	require.NoError(t, err)
 	require.False(t, ok)
-	seq, ok, err := msgmeta.GetSequence(msg)
+	counted, ok, err := msgmeta.GetNumber(msg)
 	require.NoError(t, err)
 	require.True(t, ok)
-	require.EqualValues(t, 42, seq)
+	require.Equal(t, number, counted)
+	require.False(t, msgmeta.IsSkip(msg))
+	msgmeta.SetSkip(msg)
+	require.True(t, msgmeta.IsSkip(msg))
 	attempt, _, err := msgmeta.GetAttempt(msg)
 	require.NoError(t, err)
 	require.EqualValues(t, 3, attempt)
-	require.Equal(t, "orders", msgmeta.GetProducer(msg))
 }
 
 func TestAnEmptyKeyIsNoKey(t *testing.T) {
@@ -63,14 +65,24 @@ func TestUnreadableEntriesAreErrorsAndNotZeroes(t *testing.T) {
 
 	for _, value := range []string{"", "x", "0", "-1", "1.5", "99999999999999999999"} {
 		msg := message.NewMessage("1", nil)
+		msgmeta.SetNumber(msg, msgmeta.Number{Producer: "orders", Sequence: 1})
+		msg.Metadata[msgmeta.Epoch] = value
+		_, ok, err := msgmeta.GetNumber(msg)
+		require.True(t, ok)
+		require.ErrorIs(t, err, msgmeta.ErrMalformed, "epoch %q", value)
+		delete(msg.Metadata, msgmeta.Epoch)
 		msg.Metadata[msgmeta.Sequence] = value
-		_, ok, err := msgmeta.GetSequence(msg)
+		_, ok, err = msgmeta.GetNumber(msg)
 		require.True(t, ok)
 		require.ErrorIs(t, err, msgmeta.ErrMalformed, "value %q", value)
 	}
 	msg := message.NewMessage("1", nil)
+	msg.Metadata[msgmeta.Sequence] = "1"
+	_, ok, err := msgmeta.GetNumber(msg)
+	require.True(t, ok)
+	require.ErrorIs(t, err, msgmeta.ErrMalformed, "nobody has given it")
 	msg.Metadata[msgmeta.EventTime] = "yesterday"
-	_, _, err := msgmeta.GetEventTime(msg)
+	_, _, err = msgmeta.GetEventTime(msg)
 	require.ErrorIs(t, err, msgmeta.ErrMalformed)
 	for _, value := range []string{"", "tomorrow", "1700000000", "2026-03-01 12:00:00"} {
 		msg.Metadata[msgmeta.Expires] = value
@@ -86,8 +98,8 @@ func TestStripDeliveryKeepsWhatTheContentSays(t *testing.T) {
 	msg := message.NewMessage("1", nil)
 	msgmeta.SetKey(msg, "k")
 	msgmeta.SetVersion(msg, "1")
-	msgmeta.SetSequence(msg, 1)
-	msgmeta.SetProducer(msg, "p")
+	msgmeta.SetNumber(msg, msgmeta.Number{Producer: "p", Key: "k", Epoch: 1, Sequence: 1})
+	msgmeta.SetSkip(msg)
 	msgmeta.SetAttempt(msg, 2)
 	msg.Metadata["mine"] = "x"
 

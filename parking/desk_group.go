@@ -278,7 +278,7 @@ func (r *retrying) see(ctx context.Context) error {
 
 //nolint:gochecknoglobals // a table of constants
 var everyStatus = [...]store.ParkedStatus{
-	store.StatusWaiting, store.StatusDelayed, store.StatusReleased, store.StatusParked, store.StatusReview,
+	store.StatusWaiting, store.StatusDelayed, store.StatusGap, store.StatusReleased, store.StatusParked, store.StatusReview,
 	store.StatusDone, store.StatusDiscarded, store.StatusExpired,
 }
 
@@ -290,7 +290,7 @@ func (r *retrying) count(row store.ParkedRow) {
 		final = &r.p.Discarded
 	case store.StatusExpired:
 		final = &r.p.Expired
-	case store.StatusDelayed, store.StatusParked, store.StatusReview:
+	case store.StatusDelayed, store.StatusGap, store.StatusParked, store.StatusReview:
 		if row.Attempts > r.attempts[row.ID] {
 			r.p.FailedAgain++
 			return

@@ -46,7 +46,7 @@ func (d *Desk) Key(ctx context.Context, consumer, key string) (KeyState, error) 
 
 //nolint:gochecknoglobals // a table of constants
 var everyOpen = [...]store.ParkedStatus{
-	store.StatusWaiting, store.StatusDelayed, store.StatusReleased, store.StatusParked, store.StatusReview,
+	store.StatusWaiting, store.StatusDelayed, store.StatusGap, store.StatusReleased, store.StatusParked, store.StatusReview,
 }
 
 func keyFilter(consumer, key string, status []store.ParkedStatus) store.ParkedFilter {
@@ -119,7 +119,7 @@ func (d *Desk) ReleaseKey(ctx context.Context, consumer, key string, o RetryOpti
 		return freed, explainKey(line, err)
 	}
 	freed.Waiting = gate.Waiting()
-	status := []store.ParkedStatus{store.StatusDelayed, store.StatusParked, store.StatusReview}
+	status := []store.ParkedStatus{store.StatusDelayed, store.StatusGap, store.StatusParked, store.StatusReview}
 	marks, err := d.marks(ctx, keyFilter(consumer, key, status), 0)
 	if err != nil {
 		return freed, err

@@ -133,7 +133,7 @@ func (w *work) drain() outcome {
 func (w *work) ready(row *store.ParkedRow, age time.Duration) bool {
 	switch row.Status {
 	case store.StatusWaiting, store.StatusReleased:
-	case store.StatusDelayed:
+	case store.StatusDelayed, store.StatusGap:
 		if row.DueIn > age {
 			return false
 		}
@@ -290,6 +290,6 @@ func (w *work) finish(row *store.ParkedRow) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.hands), s.cfg.ClaimTTL)
 	defer cancel()
 	return s.store.InTx(ctx, func(ctx context.Context, tx store.Tx) error {
-		return s.store.FinishParked(ctx, tx, w.ref(row), store.Applied, "", row.Status != store.StatusWaiting, row.Attempts+1)
+		return s.store.FinishParked(ctx, tx, w.ref(row), store.Applied, "", row.Tried(), row.Attempts+1)
 	})
 }

@@ -42,6 +42,8 @@ const (
 	TargetParked = "parked"
 	// TargetKey is that of a key's line; Target is KeyTarget.
 	TargetKey = "key"
+	// TargetSequences is that of what was done to the outbox's numbers.
+	TargetSequences = "sequences"
 	// TargetEffect is that of a call to the outside world; Target is its scope and its key
 	// with a slash between them, and Subject its key.
 	TargetEffect = "effect"

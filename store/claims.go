@@ -120,7 +120,7 @@ func (s *Store) claimLine(ctx context.Context, tx Tx, g gateRow, owner string, t
 	if err != nil {
 		return nil, err
 	}
-	if g.Paused || head == nil || head.Status.forPerson() || head.Status == StatusDelayed && head.Due.Int64 > 0 {
+	if g.Paused || head == nil || head.Status.forPerson() || head.Status.timed() && head.Due.Int64 > 0 {
 		_, err := s.settle(ctx, tx, g)
 		return nil, err
 	}

@@ -168,6 +168,9 @@ func (s *Store) forget(
 		if err != nil {
 			return err
 		}
+		if err := op.forgetPositions(ctx, name); err != nil {
+			return err
+		}
 		err = op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
 			if op.changed == 0 { // with the first batch, or its second try
 				details := sc.details()

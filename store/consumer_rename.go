@@ -37,7 +37,7 @@ func (s *Store) RenameConsumer(ctx context.Context, from, to string, change Cons
 		// none takes the message for one that was decided and forgotten. And last again,
 		// as a person may have paused a key meanwhile.
 		for _, rename := range []func(context.Context, Tx, string, string, int) (int64, error){
-			s.renameLines, s.renameInbox, s.renameParked, s.renameVersions, s.renameLog, s.renameLines,
+			s.renameLines, s.renameInbox, s.renameParked, s.renameVersions, s.renamePositions, s.renameLog, s.renameLines,
 		} {
 			err := op.batches(ctx, func(ctx context.Context, tx Tx) (int64, error) {
 				return rename(ctx, tx, from, to, op.change.BatchSize)

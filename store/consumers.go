@@ -13,14 +13,14 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// Consumers lists every consumer that the inbox or the verdict log knows, in the
+// Consumers lists every consumer that the inbox, the verdict log or the positions know, in the
 // form in which names are stored (Identity), sorted. It jumps from name to name,
 // so that it costs a look-up for each and doesn't read the tables.
 func (s *Store) Consumers(ctx context.Context) ([]string, error) {
 	var all []string
 	err := s.withConn(ctx, func(conn *sqlx.Conn) error {
 		all = nil
-		for _, table := range []string{s.names.inbox, s.names.verdictLog} {
+		for _, table := range []string{s.names.inbox, s.names.verdictLog, s.names.positions} {
 			found, err := s.distinctConsumers(ctx, conn, table)
 			if err != nil {
 				return err

@@ -344,7 +344,7 @@ func (s *Store) settle(ctx context.Context, tx Tx, g gateRow) (opened bool, err 
 	due, args := "NULL", []any(nil)
 	switch {
 	case g.Paused || head.Status.forPerson():
-	case head.Status == StatusDelayed:
+	case head.Status.timed():
 		due, args = "(SELECT due_at FROM "+s.names.parked+" WHERE id = ?)", []any{head.ID}
 	default:
 		due = s.dialect.now()

@@ -23,7 +23,7 @@ import (
 var migrationFiles embed.FS
 
 // SchemaVersion is the newest migration that this program knows.
-const SchemaVersion = 5
+const SchemaVersion = 6
 
 // Migrator brings the schema up and down. Processes that migrate at the same
 // time wait for each other; it is safe for concurrent use.
@@ -197,6 +197,7 @@ func renderMigrations(d Dialect, tables names, prefix string) (fs.FS, error) {
 		"Outbox": tables.outbox, "Scheduled": tables.scheduled, "Effects": tables.effects, "Leases": tables.leases,
 		"Audit": tables.audit, "Gates": tables.gates, "Parked": tables.parked,
 		"Anchors": tables.anchors, "Versions": tables.versions,
+		"Sequences": tables.sequences, "Positions": tables.positions,
 	}}, nil
 }
 

@@ -14,7 +14,8 @@ var namePattern = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // names spells out the tables, quoted and qualified.
 type names struct {
-	inbox, verdictLog, outbox, scheduled, effects, leases, audit, gates, parked, anchors, versions, meta string
+	inbox, verdictLog, outbox, scheduled, effects, leases, audit, gates, parked, anchors, versions string
+	sequences, positions, meta                                                                     string
 	// migrations is unquoted: goose quotes nothing.
 	migrations string
 }
@@ -51,6 +52,8 @@ func newNames(d Dialect, schema, prefix string) (names, error) {
 		parked:     table("parked"),
 		anchors:    table("anchors"),
 		versions:   table("versions"),
+		sequences:  table("sequences"),
+		positions:  table("positions"),
 		meta:       table("meta"),
 		migrations: migrations,
 	}, nil

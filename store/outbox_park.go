@@ -3,11 +3,16 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jmoiron/sqlx"
+
+	"github.com/headrace-go/headrace/msgmeta"
 )
 
 // ErrOutboxGone says that a parked message of the outbox is no longer there:
@@ -97,9 +102,10 @@ func (s *Store) unpark(ctx context.Context, tx Tx, row ParkedRow) error {
 		if row.Problem != nil {
 			return row.Problem
 		}
+		edited := keepNumber(row)
 		metadata, err := encodeMetadata(OutboxRow{
 			MessageID: row.MessageID, Service: row.OutboxPartition.Service, Topic: row.Topic, Destination: row.Destination,
-			Key: row.Key, Metadata: row.EditedMetadata,
+			Key: row.Key, Metadata: edited,
 		})
 		if err != nil {
 			return err
@@ -120,16 +126,66 @@ func (s *Store) unpark(ctx context.Context, tx Tx, row ParkedRow) error {
 	return s.afterCommitOf(ctx, tx, func() { s.WakeOutbox(p) })
 }
 
+// keepNumber returns what a message's metadata was edited to, with the number that it has.
+func keepNumber(row ParkedRow) map[string]string {
+	number, numbered, err := msgmeta.GetNumber(&message.Message{Metadata: row.Metadata})
+	if err != nil || !numbered {
+		return row.EditedMetadata
+	}
+	edited := message.Message{Metadata: maps.Clone(row.EditedMetadata)}
+	msgmeta.SetNumber(&edited, number)
+	return edited.Metadata
+}
+
 // removeParked removes a message from the outbox that was discarded. Its line goes on
-// without it.
+// without it; of one that has a number consumers are told not to wait for it.
 func (s *Store) removeParked(ctx context.Context, tx Tx, row ParkedRow) error {
 	p := row.OutboxPartition
-	_, err := tx.ExecContext(ctx, "DELETE FROM "+s.names.outbox+
-		" WHERE service = ? AND partition_no = ? AND id = ? AND parked_id = ?", p.Service, p.Number, row.OutboxRow, row.ID)
+	const where = " WHERE service = ? AND partition_no = ? AND id = ? AND parked_id = ?"
+	at := []any{p.Service, p.Number, row.OutboxRow, row.ID}
+	var numbered []struct {
+		MessageID string `db:"message_id"`
+		Metadata  []byte `db:"metadata"`
+	}
+	err := tx.SelectContext(ctx, &numbered, "SELECT message_id, metadata FROM "+s.names.outbox+where+
+		" AND sequence IS NOT NULL", at...)
 	if err != nil {
 		return err
 	}
+	query, args := "DELETE FROM "+s.names.outbox, at
+	if len(numbered) == 1 {
+		id, metadata, err := skipMarker(numbered[0].MessageID, numbered[0].Metadata)
+		if err != nil {
+			return err
+		}
+		query = "UPDATE " + s.names.outbox + " SET message_id = ?, payload = ?, metadata = ?, attempts = 0, parked_id = NULL"
+		args = append([]any{id, []byte{}, metadata}, at...)
+	}
+	if _, err := tx.ExecContext(ctx, query+where, args...); err != nil {
+		return err
+	}
 	return s.afterCommitOf(ctx, tx, func() { s.WakeOutbox(p) })
+}
+
+// skipMarker is what is sent in place of a message that had a number. It has an id of its
+// own: the message may have reached the broker all the same.
+func skipMarker(id string, metadata []byte) (markerID, encoded string, err error) {
+	var had map[string]string
+	if err := json.Unmarshal(metadata, &had); err != nil {
+		return "", "", err
+	}
+	number, _, err := msgmeta.GetNumber(&message.Message{Metadata: had})
+	if err != nil {
+		return "", "", err
+	}
+	marker := message.Message{Metadata: message.Metadata{}}
+	msgmeta.SetNumber(&marker, number)
+	msgmeta.SetSkip(&marker)
+	text, err := json.Marshal(marker.Metadata)
+	if markerID = id + ".skip"; len(markerID) > maxOutboxID {
+		markerID = Identity(markerID)
+	}
+	return markerID, string(text), err
 }
 
 // ConfirmReleased is ConfirmOutbox for one row that was parked and released: its

@@ -17,6 +17,9 @@ const (
 	StatusWaiting ParkedStatus = "waiting"
 	// StatusDelayed: it has failed and is tried again when it is due.
 	StatusDelayed ParkedStatus = "delayed"
+	// StatusGap: something before it is missing; it is handled when that has come, or
+	// tried again when it is due.
+	StatusGap ParkedStatus = "gap"
 	// StatusReleased: a person has said that it be tried again.
 	StatusReleased ParkedStatus = "released"
 	// StatusParked: it waits for a person.
@@ -32,17 +35,20 @@ const (
 	StatusExpired   ParkedStatus = "expired"
 )
 
-const openStatuses = "('waiting', 'delayed', 'released', 'parked', 'review')"
+const openStatuses = "('waiting', 'delayed', 'gap', 'released', 'parked', 'review')"
 
 // Open reports whether the message is still to be handled.
 func (p ParkedStatus) Open() bool {
 	switch p {
-	case StatusWaiting, StatusDelayed, StatusReleased, StatusParked, StatusReview:
+	case StatusWaiting, StatusDelayed, StatusGap, StatusReleased, StatusParked, StatusReview:
 		return true
 	case StatusDone, StatusDiscarded, StatusExpired:
 	}
 	return false
 }
+
+// timed reports whether the message is handled when it is due.
+func (p ParkedStatus) timed() bool { return p == StatusDelayed || p == StatusGap }
 
 func (p ParkedStatus) forPerson() bool { return p == StatusParked || p == StatusReview }
 
@@ -51,6 +57,8 @@ func (p ParkedStatus) verdict() Verdict {
 	switch p {
 	case StatusWaiting:
 		return Accepted
+	case StatusGap:
+		return Gap
 	case StatusReview:
 		return Conflict
 	case StatusDone:
@@ -137,6 +145,8 @@ type ParkedRow struct {
 	Attempts, Tries int
 	// DueIn is when a delayed one is due, by the database's clock.
 	DueIn time.Duration
+	// Gap is what it waits for behind; it is only written.
+	Gap *GapRef
 	// Subject is what a review is about, Diff what differs, as JSON.
 	Subject string
 	Diff    []byte
@@ -152,6 +162,25 @@ type ParkedRow struct {
 	// Problem says why its content can't be read: Payload and Metadata, or what they
 	// were edited to, are nil then.
 	Problem error
+}
+
+// Tried reports whether a handler had the message, or a person has spoken of it.
+func (r ParkedRow) Tried() bool {
+	return r.Status != StatusWaiting && (r.Status != StatusGap || r.Attempts > 0)
+}
+
+// GapRef is a message's place in the order of which something is missing before it.
+type GapRef struct {
+	Place
+
+	Sequence int64
+}
+
+func (g *GapRef) values() []any {
+	if g == nil {
+		return []any{nil, nil}
+	}
+	return []any{g.name(), g.Sequence}
 }
 
 // Handled is the content that a handler gets.
@@ -215,14 +244,14 @@ func (s *Store) append(ctx context.Context, tx Tx, row ParkedRow) (g gateRow, id
 }
 
 func dueMicros(row ParkedRow) int64 {
-	if row.Status != StatusDelayed {
+	if !row.Status.timed() {
 		return 0
 	}
 	return row.DueIn.Microseconds()
 }
 
 // Park keeps a message that has failed: its inbox row gets the open verdict of its
-// status (delayed, parked or review), its line is held, and the message is put at
+// status (delayed, gap, parked or review), its line is held, and the message is put at
 // the line's end. It belongs in a transaction of its own, behind the one that was
 // rolled back; where the subscriber reads in a transaction, in that one.
 //
@@ -235,7 +264,7 @@ func (s *Store) Park(
 	ctx context.Context, tx Tx, row ParkedRow, before func(ctx context.Context, tx Tx) error,
 ) (id int64, existing InboxRow, parked bool, err error) {
 	switch row.Status {
-	case StatusDelayed, StatusParked, StatusReview:
+	case StatusDelayed, StatusGap, StatusParked, StatusReview:
 	case StatusWaiting, StatusReleased, StatusDone, StatusDiscarded, StatusExpired:
 		return 0, InboxRow{}, false, fmt.Errorf("store: a message isn't parked as %q", row.Status)
 	default:
@@ -271,7 +300,7 @@ func (s *Store) Park(
 // parkedColumns are those that parkedValues fills, but for due_at.
 const parkedColumns = "origin, consumer, line, inbox_id, message_id, message_key, topic, destination, payload, metadata, " +
 	"sealed, status, class, reason, error_type, error_group, error_title, chain, history, attempts, tries, subject, diff, " +
-	"outbox_service, outbox_partition, outbox_row"
+	"outbox_service, outbox_partition, outbox_row, gap_place, gap_sequence"
 
 func (s *Store) parkedValues(ctx context.Context, row ParkedRow) ([]any, error) {
 	payload, err := s.seal(ctx, row.Payload)
@@ -300,8 +329,9 @@ func (s *Store) parkedValues(ctx context.Context, row ParkedRow) ([]any, error) 
 		nullBytes(payload), metadata, s.codecName(), string(row.Status),
 	}
 	values = append(values, failure...)
-	return append(values, row.Attempts, row.Tries, nullIdentity(Identity(row.Subject)), nullBytes(diff),
-		service, partition, outboxRow), nil
+	values = append(values, row.Attempts, row.Tries, nullIdentity(Identity(row.Subject)), nullBytes(diff),
+		service, partition, outboxRow)
+	return append(values, row.Gap.values()...), nil
 }
 
 // failureValues are class, reason, error_type, error_group, error_title, chain and
@@ -329,7 +359,7 @@ func (s *Store) insertParked(ctx context.Context, tx Tx, row ParkedRow, values [
 	}
 	due := "NULL"
 	query := "INSERT INTO " + s.names.parked + " (" + parkedColumns + ", due_at) VALUES (?" + questionMarks(len(values)-1) + ", "
-	if row.Status == StatusDelayed {
+	if row.Status.timed() {
 		due, values = s.dialect.nowPlus(), append(values, row.DueIn.Microseconds())
 	}
 	query += due + ")"

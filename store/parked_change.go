@@ -28,7 +28,7 @@ func (s *Store) ReleaseParked(ctx context.Context, tx Tx, id int64, r Release) (
 	row, g, err := s.lockParked(ctx, tx, id)
 	if err == nil {
 		switch row.Status {
-		case StatusDelayed, StatusParked, StatusReview:
+		case StatusDelayed, StatusGap, StatusParked, StatusReview:
 		case StatusWaiting, StatusReleased, StatusDone, StatusDiscarded, StatusExpired:
 			err = &StatusError{ID: id, Status: row.Status, By: row.DecidedBy}
 		}
@@ -83,6 +83,8 @@ func (s *Store) DiscardParked(
 		}
 		if row.Origin == OriginOutbox {
 			err = s.removeParked(ctx, tx, row)
+		} else {
+			err = s.PassNumber(ctx, tx, row.Consumer, row.Metadata)
 		}
 	}
 	if err == nil {

@@ -14,10 +14,11 @@ import (
 type ParkedCount struct {
 	Consumer string `db:"consumer"`
 	// Parked wait for a person, Review for a decision; Delayed and Released for their
-	// next try, and Waiting for their turn behind others of their key.
+	// next try, Gap for what is missing before them, and Waiting for their turn behind others of their key.
 	Parked   int64 `db:"n_parked"`
 	Review   int64 `db:"n_review"`
 	Delayed  int64 `db:"n_delayed"`
+	Gap      int64 `db:"n_gap"`
 	Released int64 `db:"n_released"`
 	Waiting  int64 `db:"n_waiting"`
 	// OldestAge is since when the oldest of them is kept, by the database's clock.
@@ -26,13 +27,15 @@ type ParkedCount struct {
 }
 
 // Open is how many they are.
-func (c ParkedCount) Open() int64 { return c.Parked + c.Review + c.Delayed + c.Released + c.Waiting }
+func (c ParkedCount) Open() int64 {
+	return c.Parked + c.Review + c.Delayed + c.Gap + c.Released + c.Waiting
+}
 
 // CountParked counts what is kept for consumers and not over, by their names. It reads
 // all of it.
 func (s *Store) CountParked(ctx context.Context) ([]ParkedCount, error) {
 	columns := []string{"SELECT consumer"}
-	for _, status := range []ParkedStatus{StatusParked, StatusReview, StatusDelayed, StatusReleased, StatusWaiting} {
+	for _, status := range []ParkedStatus{StatusParked, StatusReview, StatusDelayed, StatusGap, StatusReleased, StatusWaiting} {
 		name := string(status)
 		columns = append(columns, "coalesce(sum(CASE WHEN status = '"+name+"' THEN 1 ELSE 0 END), 0) AS n_"+name)
 	}

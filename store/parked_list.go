@@ -42,7 +42,7 @@ func (s *Store) parkedWhere(f ParkedFilter) (where string, args []any, err error
 	}
 	status := f.Status
 	if len(status) == 0 {
-		status = []ParkedStatus{StatusDelayed, StatusReleased, StatusParked, StatusReview}
+		status = []ParkedStatus{StatusDelayed, StatusGap, StatusReleased, StatusParked, StatusReview}
 	}
 	names := make([]any, len(status))
 	for i, one := range status {

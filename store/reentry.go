@@ -179,7 +179,7 @@ func (s *Store) finishWaiting(ctx context.Context, tx Tx, ref HeldRef, verdict V
 		" WHERE consumer = ? AND line = ? AND claimed_by = ? AND claim_epoch = ?" + s.dialect.forShare() + "), " +
 		"decided AS (UPDATE " + s.names.inbox + " SET verdict = ?, reason = ?, processed_at = " + s.dialect.now() +
 		" WHERE consumer = ? AND message_id = ? AND verdict IN " + openVerdicts + " AND EXISTS (SELECT 1 FROM claim)), " +
-		"closed AS (DELETE FROM " + s.names.parked + " WHERE id = ? AND status = 'waiting' AND edits = ?" +
+		"closed AS (DELETE FROM " + s.names.parked + " WHERE id = ? AND status IN ('waiting', 'gap') AND edits = ?" +
 		" AND EXISTS (SELECT 1 FROM claim) RETURNING id) " +
 		"SELECT (SELECT count(*) FROM claim) AS mine, (SELECT count(*) FROM closed) AS closed"
 	var found struct {
@@ -210,7 +210,7 @@ func joinReason(reason, more string) string {
 func (s *Store) closeParked(
 	ctx context.Context, tx Tx, ref HeldRef, verdict Verdict, failedBefore bool, attempts int,
 ) (closed bool, err error) {
-	query, args := "DELETE FROM "+s.names.parked+" WHERE id = ? AND status = 'waiting'", []any(nil)
+	query, args := "DELETE FROM "+s.names.parked+" WHERE id = ? AND status IN ('waiting', 'gap')", []any(nil)
 	if failedBefore {
 		status := StatusDone
 		switch verdict { //nolint:exhaustive // all others are done
@@ -249,10 +249,13 @@ func (s *Store) stillOpen(ctx context.Context, tx Tx, id int64) error {
 
 // Failure is what is to become of a kept message that has failed again.
 type Failure struct {
-	// Status is StatusDelayed, StatusParked or StatusReview.
+	// Status is StatusDelayed, StatusGap, StatusParked or StatusReview.
 	Status ParkedStatus
-	// DueIn is when a delayed one is tried again.
+	// DueIn is when a delayed one, or one behind a gap, is tried again.
 	DueIn time.Duration
+	// Gap says that something before the message is missing: it isn't the message that has
+	// failed, and no attempt is counted.
+	Gap *GapRef
 	// Class, Reason, Chain and what groups it, as in ParkedRow.
 	Class, Reason                     string
 	ErrorType, ErrorGroup, ErrorTitle string
@@ -272,7 +275,7 @@ type Failure struct {
 // since it was read, whose word is newer than the run that has failed: then nothing is
 // recorded, and the claim stays. A message that is final by now stays so.
 func (s *Store) FailParked(ctx context.Context, ref HeldRef, f Failure) error {
-	if f.Status != StatusDelayed && !f.Status.forPerson() {
+	if !f.Status.timed() && !f.Status.forPerson() {
 		return fmt.Errorf("store: a message that has failed doesn't become %q", f.Status)
 	}
 	diff, err := s.seal(ctx, f.Diff)
@@ -338,19 +341,23 @@ func (s *Store) recordFailure(ctx context.Context, tx Tx, ref HeldRef, f Failure
 	if released || row.Edits != ref.Edits {
 		return fmt.Errorf("%w: message %d", ErrParkedChanged, ref.ID)
 	}
-	row.Attempts++
-	f.Attempt.Attempt = row.Attempts
+	tries := 0
+	if f.Gap == nil {
+		tries = 1
+		row.Attempts++
+		f.Attempt.Attempt = row.Attempts
+		row.History = append(row.History, f.Attempt)
+	}
 	row.Class, row.Reason, row.Chain = f.Class, f.Reason, f.Chain
 	row.ErrorType, row.ErrorGroup, row.ErrorTitle = f.ErrorType, f.ErrorGroup, f.ErrorTitle
-	row.History = append(row.History, f.Attempt)
 	values, err := failureValues(row)
 	if err != nil {
 		return err
 	}
-	set := "status = ?, attempts = ?, tries = tries + 1, class = ?, reason = ?, error_type = ?, error_group = ?, " +
-		"error_title = ?, chain = ?, history = ?, updated_at = " + s.dialect.now()
-	args := append([]any{string(f.Status), row.Attempts}, values...)
-	if f.Status == StatusDelayed {
+	set := "status = ?, attempts = ?, tries = tries + ?, gap_place = ?, gap_sequence = ?, class = ?, reason = ?, " +
+		"error_type = ?, error_group = ?, error_title = ?, chain = ?, history = ?, updated_at = " + s.dialect.now()
+	args := append(append([]any{string(f.Status), row.Attempts, tries}, f.Gap.values()...), values...)
+	if f.Status.timed() {
 		set, args = set+", due_at = "+s.dialect.nowPlus(), append(args, f.DueIn.Microseconds())
 	} else {
 		set += ", due_at = NULL"
@@ -364,7 +371,7 @@ func (s *Store) recordFailure(ctx context.Context, tx Tx, ref HeldRef, f Failure
 		return err
 	}
 	decided := InboxRow{Consumer: ref.Consumer, MessageID: ref.InboxID, Verdict: f.Status.verdict(), Reason: f.Reason}
-	if err := s.decideInbox(ctx, tx, decided); err != nil || f.Status == StatusDelayed {
+	if err := s.decideInbox(ctx, tx, decided); err != nil || f.Status.timed() {
 		return err
 	}
 	return s.logStored(ctx, tx, VerdictLogRow{

@@ -24,6 +24,8 @@ type ScheduledRow struct {
 	// Slot is the identity of its time slot, stored as Identity says; at most one row
 	// has it. "" is none.
 	Slot string
+	// Sequenced says that it gets its number when it is due, as InsertSequenced does.
+	Sequenced bool
 	// Subject is what the slot's message is about, Plan whatever its scheduler
 	// needs to know again, as text.
 	Subject, Plan string
@@ -100,10 +102,11 @@ func (s *Store) insertScheduled(alias string, row *ScheduledRow) (query string, 
 		slot = Identity(slot)
 	}
 	return "INSERT INTO " + s.names.scheduled + alias + " (service, partition_no, message_id, destination, topic, message_key, " +
-			"payload, metadata, due_at, slot, slot_subject, slot_plan) VALUES (?, ?, ?, ?, ?, ?, ?, ?, " + due + ", ?, ?, ?)",
+			"payload, metadata, sequenced, due_at, slot, slot_subject, slot_plan) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, " + due +
+			", ?, ?, ?)",
 		[]any{
 			row.Service, row.Partition, row.MessageID, row.Destination, row.Topic, nullString(row.Key), nullBytes(row.Payload),
-			metadata, at, nullString(slot), nullString(row.Subject), nullString(row.Plan),
+			metadata, row.Sequenced, at, nullString(slot), nullString(row.Subject), nullString(row.Plan),
 		}, nil
 }
 
@@ -259,7 +262,7 @@ func (s *Store) lockDue(ctx context.Context, tx Tx, ids []int64) ([]ScheduledRow
 func (s *Store) moveScheduled(
 	ctx context.Context, tx Tx, rows []ScheduledRow, postpone func(ScheduledRow) (*ScheduledRow, error),
 ) (moved int, err error) {
-	var out []OutboxRow
+	var out, sequenced []OutboxRow
 	var sent, gone []int64
 	for _, row := range rows {
 		if row.Slot != "" {
@@ -280,10 +283,17 @@ func (s *Store) moveScheduled(
 		} else {
 			gone = append(gone, row.ID)
 		}
-		out = append(out, row.OutboxRow)
+		if row.Sequenced {
+			sequenced = append(sequenced, row.OutboxRow)
+		} else {
+			out = append(out, row.OutboxRow)
+		}
 	}
-	if len(out) == 0 {
+	if len(out)+len(sequenced) == 0 {
 		return 0, nil
+	}
+	if err := s.insertNumbered(ctx, tx, sequenced); err != nil {
+		return 0, err
 	}
 	if err := s.InsertOutbox(ctx, tx, out); err != nil {
 		return 0, err
@@ -298,7 +308,7 @@ func (s *Store) moveScheduled(
 			return 0, err
 		}
 	}
-	return len(out), nil
+	return len(out) + len(sequenced), nil
 }
 
 // postpone leaves a slot to a later one.

@@ -73,6 +73,7 @@ type scheduledRow struct {
 	Payload     []byte         `db:"payload"`
 	NoPayload   bool           `db:"no_payload"`
 	Metadata    []byte         `db:"metadata"`
+	Sequenced   bool           `db:"sequenced"`
 	State       string         `db:"state"`
 	DueAt       int64          `db:"due_us"`
 	Slot        sql.NullString `db:"slot"`
@@ -85,8 +86,9 @@ func (s *Store) scheduledQuery(withoutPayload bool) string {
 	if withoutPayload {
 		payload = "true AS no_payload"
 	}
-	return "SELECT id, service, partition_no, message_id, destination, topic, message_key, " + payload + ", metadata, state, " +
-		s.dialect.micros("due_at") + " AS due_us, slot, slot_subject, slot_plan FROM " + s.names.scheduled
+	return "SELECT id, service, partition_no, message_id, destination, topic, message_key, " + payload +
+		", metadata, sequenced, state, " + s.dialect.micros("due_at") + " AS due_us, slot, slot_subject, slot_plan FROM " +
+		s.names.scheduled
 }
 
 func scheduledRows(read []scheduledRow) ([]ScheduledRow, error) {
@@ -97,7 +99,7 @@ func scheduledRows(read []scheduledRow) ([]ScheduledRow, error) {
 				ID: r.ID, Service: r.Service, Partition: r.Partition, MessageID: r.MessageID, Destination: r.Destination,
 				Topic: r.Topic, Key: r.Key.String, Payload: r.Payload,
 			},
-			DueAt: timeFromMicros(r.DueAt), State: ScheduledState(r.State),
+			DueAt: timeFromMicros(r.DueAt), Sequenced: r.Sequenced, State: ScheduledState(r.State),
 			Slot: r.Slot.String, Subject: r.Subject.String, Plan: r.Plan.String,
 		}
 		if r.Payload == nil && !r.NoPayload { // SQLite's driver returns an empty value as nil

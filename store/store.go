@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -146,6 +147,8 @@ type Store struct {
 	onClose      []func() error
 	wakes        wakes
 	lineWakes    lineWakes
+	// sequenceServer is the database's process that is known to be the same as before.
+	sequenceServer atomic.Pointer[string]
 	// writer is held by the process's one writer on SQLite, nil elsewhere.
 	writer chan struct{}
 }

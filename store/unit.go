@@ -49,9 +49,11 @@ type Unit struct {
 	contended    string
 	depth        int
 	beforeCommit []func(context.Context, Tx) error
-	afterCommit  []func()
-	savepoints   int
-	stack        []*savepoint
+	// unnumbered are rows of the outbox that get their numbers behind all hooks.
+	unnumbered  []OutboxRow
+	afterCommit []func()
+	savepoints  int
+	stack       []*savepoint
 	// attempt holds what InTx did since it recorded its message, in a transaction
 	// that somebody else will end (see openAttempt).
 	attempt *savepoint
@@ -184,6 +186,12 @@ func (u *Unit) prepare(ctx context.Context) error {
 			return err
 		}
 		if len(hooks) == 0 {
+			if numbered, err := u.number(ctx); err != nil || numbered {
+				if err != nil {
+					return fmt.Errorf("store: before commit: %w", err)
+				}
+				continue
+			}
 			return u.unended()
 		}
 		for _, hook := range hooks {

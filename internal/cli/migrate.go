@@ -176,6 +176,7 @@ func parkedWords(c store.ParkedCount) string {
 		{c.Parked, "parked"},
 		{c.Review, "in review"},
 		{c.Delayed + c.Released, "to be tried again"},
+		{c.Gap, "behind what is missing"},
 		{c.Waiting, "waiting behind others"},
 	} {
 		if part.n > 0 {

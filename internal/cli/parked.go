@@ -113,7 +113,7 @@ func parkedOf(item parking.Item) parkedJSON {
 	if shown, err := parking.ShownOf(row); err == nil { // else a person is told in words
 		told.Diff = shown.Diff
 	}
-	if row.Status == store.StatusDelayed {
+	if row.Status == store.StatusDelayed || row.Status == store.StatusGap {
 		due := seconds(row.DueIn)
 		told.DueIn = &due
 	}
@@ -255,6 +255,8 @@ func nextWords(row store.ParkedRow, now time.Time) string {
 			return "tried now"
 		}
 		return "tried in " + rounded(row.DueIn)
+	case store.StatusGap:
+		return "what is missing before it, for " + rounded(max(row.DueIn, 0))
 	case store.StatusParked:
 		return "a person"
 	case store.StatusReview:

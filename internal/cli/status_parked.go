@@ -14,6 +14,7 @@ type parkedCountJSON struct {
 	Parked   int64  `json:"parked"`
 	Review   int64  `json:"review"`
 	Delayed  int64  `json:"delayed"`
+	Gap      int64  `json:"gap"`
 	Released int64  `json:"released"`
 	Waiting  int64  `json:"waiting"`
 	// Processes handle the consumer's messages now, by their own word.
@@ -37,7 +38,7 @@ func (s *session) countParked(ctx context.Context, st *store.Store) (told []park
 				return err
 			}
 			told = append(told, parkedCountJSON{
-				Consumer: c.Consumer, Parked: c.Parked, Review: c.Review, Delayed: c.Delayed, Released: c.Released,
+				Consumer: c.Consumer, Parked: c.Parked, Review: c.Review, Delayed: c.Delayed, Gap: c.Gap, Released: c.Released,
 				Waiting: c.Waiting, Processes: len(running), OldestAgeSeconds: seconds(c.OldestAge), oldest: c.OldestAge,
 			})
 		}
@@ -51,11 +52,11 @@ func (s *session) countParked(ctx context.Context, st *store.Store) (told []park
 }
 
 func (r statusJSON) parkedText() string {
-	rows := [][]string{{"CONSUMER", "PARKED", "REVIEW", "DELAYED", "RELEASED", "WAITING", "OLDEST", "PROCESSES"}}
+	rows := [][]string{{"CONSUMER", "PARKED", "REVIEW", "DELAYED", "GAP", "RELEASED", "WAITING", "OLDEST", "PROCESSES"}}
 	for _, c := range r.Parked {
 		rows = append(rows, []string{
-			c.Consumer, number(c.Parked), number(c.Review), number(c.Delayed), number(c.Released), number(c.Waiting),
-			rounded(c.oldest), number(int64(c.Processes)),
+			c.Consumer, number(c.Parked), number(c.Review), number(c.Delayed), number(c.Gap), number(c.Released),
+			number(c.Waiting), rounded(c.oldest), number(int64(c.Processes)),
 		})
 	}
 	return "PARKED  see headrace parked ls, headrace review ls\n" + strings.TrimSuffix(table(rows...), "\n")
@@ -70,9 +71,9 @@ func checkKept(counts []parkedCountJSON, unknown int64) []finding {
 			causes = append(causes, fmt.Sprintf("%s: %d parked, %d in review, %d behind them, the oldest for %s",
 				cell(c.Consumer), c.Parked, c.Review, c.Waiting, rounded(c.oldest)))
 		}
-		if c.Processes == 0 && c.Delayed+c.Released > 0 {
+		if c.Processes == 0 && c.Delayed+c.Gap+c.Released > 0 {
 			stopped = append(stopped, fmt.Sprintf("%s: %d are to be tried again, and no process says that it handles them",
-				cell(c.Consumer), c.Delayed+c.Released))
+				cell(c.Consumer), c.Delayed+c.Gap+c.Released))
 		}
 	}
 	findings := []finding{ok(check, "no message waits for a person")}

@@ -12,6 +12,7 @@ const (
 	FetchWaits         = "fetch.waits"
 	TxBegun            = "tx.begun"
 	DedupeInserted     = "dedupe.inserted"
+	PositionWritten    = "position.written"
 	StateLocked        = "state.locked"
 	StateRead          = "state.read"
 	HandlerReturned    = "handler.returned"

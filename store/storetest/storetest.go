@@ -63,6 +63,8 @@ func Run(t *testing.T, h Harness) {
 		{"Operators", testOperators},
 		{"Copies", testCopies},
 		{"Versions", testVersions},
+		{"Sequences", testSequences},
+		{"Positions", testPositions},
 		{"Purge", testPurge},
 		{"Forget", testForget},
 		{"Leases", testLeases},

@@ -77,6 +77,7 @@ CREATE TABLE IF NOT EXISTS {{.Scheduled}} (
     slot         VARBINARY(255),
     slot_subject BLOB,
     slot_plan    TEXT CHARACTER SET utf8mb4,
+    sequenced    BOOLEAN NOT NULL DEFAULT FALSE,
     touched      BIGINT NOT NULL DEFAULT 0,
     created_at   DATETIME(6) NOT NULL DEFAULT (UTC_TIMESTAMP(6)),
     KEY {{.Prefix}}scheduled_due (service, state, due_at, id),

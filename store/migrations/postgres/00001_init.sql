@@ -74,6 +74,7 @@ CREATE TABLE {{.Scheduled}} (
     slot         text COLLATE "C",
     slot_subject text,
     slot_plan    text,
+    sequenced    boolean NOT NULL DEFAULT false,
     touched      bigint NOT NULL DEFAULT 0,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );

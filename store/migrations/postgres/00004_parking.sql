@@ -55,12 +55,15 @@ CREATE TABLE {{.Parked}} (
     outbox_service   text COLLATE "C",
     outbox_partition smallint,
     outbox_row       bigint,
+    gap_place        text COLLATE "C",
+    gap_sequence     bigint,
     note             text,
     parked_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at      timestamptz
 );
 CREATE INDEX {{.Prefix}}parked_line ON {{.Parked}} (consumer, line, id);
+CREATE INDEX {{.Prefix}}parked_gap ON {{.Parked}} (consumer, gap_place, gap_sequence) WHERE gap_place IS NOT NULL;
 CREATE INDEX {{.Prefix}}parked_list ON {{.Parked}} (status, consumer, error_group, id);
 CREATE INDEX {{.Prefix}}parked_message ON {{.Parked}} (message_id);
 CREATE INDEX {{.Prefix}}parked_key ON {{.Parked}} (message_key);

@@ -76,6 +76,7 @@ CREATE TABLE {{.Scheduled}} (
     slot         TEXT,
     slot_subject TEXT,
     slot_plan    TEXT,
+    sequenced    BOOLEAN NOT NULL DEFAULT FALSE,
     touched      INTEGER NOT NULL DEFAULT 0,
     created_at   INTEGER NOT NULL DEFAULT ({{.Now}})
 );

@@ -55,12 +55,15 @@ CREATE TABLE {{.Parked}} (
     outbox_service   TEXT,
     outbox_partition INTEGER,
     outbox_row       INTEGER,
+    gap_place        TEXT,
+    gap_sequence     INTEGER,
     note             TEXT,
     parked_at        INTEGER NOT NULL DEFAULT ({{.Now}}),
     updated_at       INTEGER NOT NULL DEFAULT ({{.Now}}),
     finished_at      INTEGER
 );
 CREATE INDEX {{.Prefix}}parked_line ON {{.Parked}} (consumer, line, id);
+CREATE INDEX {{.Prefix}}parked_gap ON {{.Parked}} (consumer, gap_place, gap_sequence) WHERE gap_place IS NOT NULL;
 CREATE INDEX {{.Prefix}}parked_list ON {{.Parked}} (status, consumer, error_group, id);
 CREATE INDEX {{.Prefix}}parked_message ON {{.Parked}} (message_id);
 CREATE INDEX {{.Prefix}}parked_key ON {{.Parked}} (message_key);
