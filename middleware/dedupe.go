@@ -12,7 +12,6 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
-	wmiddleware "github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	"github.com/headrace-go/headrace/internal/remark"
 	"github.com/headrace-go/headrace/internal/ruling"
@@ -307,6 +306,15 @@ func (d *Dedupe) handle(dl delivery, h message.HandlerFunc) error {
 		if verdict, err = d.decide(ctx, tx, dl); err != nil {
 			return err
 		}
+		if verdict == store.Expired {
+			if err := d.pass(ctx, tx, dl); err != nil {
+				return err
+			}
+		}
+		if verdict == store.Applied && msgmeta.IsSkip(dl.msg) {
+			verdict, ruled = store.Discarded, skipRuling()
+			return errors.Join(d.pass(ctx, tx, dl), d.finish(ctx, tx, dl, verdict, *ruled))
+		}
 		if verdict == store.Applied {
 			ctx, ruled = ruling.With(ctx)
 			if err := d.apply(ctx, dl, h); err != nil {
@@ -357,15 +365,15 @@ func (d *Dedupe) decide(ctx context.Context, tx store.Tx, dl delivery) (store.Ve
 	reason := ""
 	if known.Verdict.Open() {
 		reason = "it is kept, and will be handled"
+	} else if err := d.pass(ctx, tx, dl); err != nil {
+		return "", err
 	}
 	return store.Duplicate, d.store.LogVerdict(ctx, tx, store.VerdictLogRow{
 		Consumer: dl.consumer, MessageID: dl.id, Verdict: store.Duplicate, Reason: reason,
 	})
 }
 
-// apply runs the handler and writes what it returns to the outbox. It does the
-// work of Watermill's CorrelationID middleware: outside of Dedupe that one sees
-// no returned messages any more.
+// apply runs the handler and writes what it returns to the outbox.
 func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) error {
 	dl.msg.SetContext(ctx)
 	produced, err := h(dl.msg)
@@ -379,30 +387,8 @@ func (d *Dedupe) apply(ctx context.Context, dl delivery, h message.HandlerFunc) 
 	if d.cfg.Outbox == nil {
 		return fmt.Errorf("%w: set DedupeConfig.Outbox", ErrNoOutbox)
 	}
-	topic := message.PublishTopicFromCtx(ctx)
-	if topic == "" {
-		return fmt.Errorf("middleware: handler of consumer %q returned messages, but has no topic to publish to: "+
-			"add it with router.AddHandler", dl.consumer)
-	}
-	if id := wmiddleware.MessageCorrelationID(dl.msg); id != "" {
-		for _, out := range produced {
-			if out != nil { // the outbox refuses it
-				if out.Metadata == nil {
-					out.Metadata = message.Metadata{}
-				}
-				wmiddleware.SetCorrelationID(id, out)
-			}
-		}
-	}
-	// A handler that has returned nil can still commit when its message's context
-	// is cancelled, so what it returned must get into the transaction too.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-	defer cancel()
-	return d.cfg.Outbox.Publish(ctx, topic, produced...)
+	return publishProduced(ctx, d.cfg.Outbox, dl.msg, dl.consumer, produced)
 }
-
-// writeTimeout bounds the writing of returned messages to the outbox.
-const writeTimeout = 15 * time.Second
 
 func (d *Dedupe) about(ctx context.Context, dl delivery) context.Context {
 	about := store.About{Consumer: dl.consumer, MessageID: dl.id}

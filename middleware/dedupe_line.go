@@ -122,7 +122,7 @@ func (d *Dedupe) release(ctx context.Context, tx store.Tx, dl delivery, verdict 
 	case ruled != "":
 		reason = ruled
 	}
-	return d.store.FinishParked(ctx, tx, ref, verdict, reason, row.Status != store.StatusWaiting, row.Attempts+1)
+	return d.store.FinishParked(ctx, tx, ref, verdict, reason, row.Tried(), row.Attempts+1)
 }
 
 // reentry is the claim under which a kept message comes back.

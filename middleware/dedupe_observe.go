@@ -7,6 +7,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -21,6 +22,9 @@ const settleTimeout = 5 * time.Minute
 // protects, because its publish failed or the process died before, it would be
 // skipped there and what it should have sent be lost.
 func (d *Dedupe) observe(dl delivery, h message.HandlerFunc) ([]*message.Message, error) {
+	if msgmeta.IsSkip(dl.msg) {
+		return nil, nil // there is nothing in it
+	}
 	produced, err := h(dl.msg)
 	if err != nil {
 		return produced, err

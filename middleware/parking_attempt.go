@@ -118,6 +118,9 @@ func (d *held) run(h message.HandlerFunc) ([]*message.Message, error) {
 			}
 			continue
 		}
+		if errors.Is(err, ErrGap) { // it isn't the message that has failed
+			return nil, err
+		}
 		class := d.p.classify(err)
 		d.history = append(d.history, store.AttemptRecord{
 			At: began, Attempt: len(d.history) + 1, Instance: d.p.instance, Class: string(class), Error: err.Error(),

@@ -98,7 +98,7 @@ type ParkHook interface {
 type ParkEvent struct {
 	// Consumer, MessageID and Key say which; the id is by what the inbox knows it.
 	Consumer, MessageID, Key string
-	// Status is store.StatusDelayed, store.StatusParked or store.StatusReview.
+	// Status is store.StatusDelayed, store.StatusGap, store.StatusParked or store.StatusReview.
 	Status store.ParkedStatus
 	Class  parking.Class
 	// DueIn is when a delayed one is tried again.

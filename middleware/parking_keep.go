@@ -25,6 +25,10 @@ func (d *held) keep(failure error) error {
 		if err == nil {
 			break
 		}
+		if errors.Is(err, errGapClosed) {
+			f.Status, f.DueIn, f.Before = store.StatusGap, 0, nil
+			continue
+		}
 		if errors.Is(err, parking.ErrPutBack) || d.p.leaves(d, err) || d.p.cfg.Valve.Open(d.outer) {
 			return fmt.Errorf("middleware: park message %q: %w", d.ticket.InboxID(), err)
 		}
@@ -40,6 +44,10 @@ func (d *held) keep(failure error) error {
 
 // decide says what is to become of the message.
 func (d *held) decide(failure error) store.Failure {
+	var gap *GapError
+	if errors.As(failure, &gap) {
+		return gap.failure()
+	}
 	consumer, class := d.ticket.Line().Consumer, d.p.classify(failure)
 	f := store.Failure{Class: string(class), Reason: failure.Error(), Chain: parking.Chain(failure), Status: store.StatusParked}
 	f.ErrorType, f.ErrorGroup, f.ErrorTitle = parking.Group(consumer, class, failure)
@@ -129,6 +137,9 @@ func (d *held) row(f store.Failure, failure error) store.ParkedRow {
 	if f.Status == store.StatusDelayed {
 		row.Tries = 1 // it has used a delay
 	}
+	if row.Gap = f.Gap; f.Gap != nil { // what it waits for is of its key
+		row.Line = store.MessageLine(row.Consumer, row.InboxID).Line
+	}
 	var twice *FingerprintError
 	if errors.As(failure, &twice) {
 		// It is another message under an id that is taken, and holds up nobody.
@@ -168,6 +179,8 @@ func (d *held) tell(f store.Failure, failure error) {
 	case store.StatusDelayed:
 		fields["due_in"] = f.DueIn
 		d.p.cfg.Logger.Info("A message has failed and is tried again later", fields.Add(watermill.LogFields{"err": f.Reason}))
+	case store.StatusGap:
+		d.p.cfg.Logger.Debug("A message waits for what is missing before it", fields.Add(watermill.LogFields{"at_most": f.DueIn}))
 	case store.StatusReview:
 		d.p.cfg.Logger.Error("A message waits for a person's decision: see `headrace review ls`", failure, fields)
 	default:

@@ -113,7 +113,7 @@ Exit status: 0 fine, 1 a problem was found, 2 wrong usage or unreachable.`,
 	flags.BoolVar(&a.json, "json", false, "print JSON for scripts")
 	root.AddCommand(
 		a.migrate(), a.status(), a.doctor(), a.inbox(), a.consumer(), a.parked(), a.key(), a.review(), a.audit(),
-		a.forget(), a.scheduled(), a.effect(), a.versions(),
+		a.forget(), a.scheduled(), a.effect(), a.versions(), a.sequences(),
 		a.conformance(), a.backlog(),
 	)
 	return root

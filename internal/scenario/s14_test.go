@@ -13,6 +13,7 @@ import (
 
 	"github.com/headrace-go/headrace/internal/testenv"
 	"github.com/headrace-go/headrace/middleware"
+	"github.com/headrace-go/headrace/msgmeta"
 	"github.com/headrace-go/headrace/store"
 )
 
@@ -68,6 +69,37 @@ func TestS14_PurgeForgetsWhatIsOlderThanTheWindow(t *testing.T) {
 			require.Equal(t, 2, w.count("SELECT count(*) FROM shipments"))
 		})
 	}
+}
+
+// With Sequence a copy is known by its number, however long ago the purge was.
+func TestS14_ACopyAfterThePurgeIsKnownByItsNumber(t *testing.T) {
+	onAndOff(t, on(t, []string{mem}, []string{postgres, mariadb, sqlite}),
+		func(t *testing.T, p pair, protected bool) []string {
+			w := open(t, p)
+			w.createOrders()
+			w.must("INSERT INTO orders VALUES ('order')")
+			d, err := middleware.NewDedupe(w.st, middleware.DedupeConfig{Consumer: shipConsumer})
+			require.NoError(t, err)
+			seq, err := middleware.NewSequence(w.st, middleware.SequenceConfig{})
+			require.NoError(t, err)
+			ship := message.HandlerFunc(func(msg *message.Message) ([]*message.Message, error) {
+				return nil, w.exec(msg.Context(), "INSERT INTO shipments VALUES (?)", msg.UUID)
+			})
+			if protected {
+				ship = seq.Middleware(ship)
+			}
+			ship = d.Middleware(ship)
+			for range 2 {
+				msg := message.NewMessage("order", nil)
+				msgmeta.SetNumber(msg, msgmeta.Number{Producer: "shop/default/orders", Key: "order", Epoch: 1, Sequence: 1})
+				_, err := ship(msg)
+				require.NoError(t, err)
+				w.age(middleware.DefaultWindow + time.Hour)
+				w.purge(middleware.PurgeConfig{})
+				require.Zero(t, w.count("SELECT count(*) FROM headrace_inbox"))
+			}
+			return w.fulfilmentDamage("order")
+		})
 }
 
 // shipper returns a function that delivers a message to a handler behind Dedupe.
