@@ -395,3 +395,25 @@ func TestManyParkedRowsHoldNoOtherKeys(t *testing.T) {
 		require.Len(t, to.ids(""), 3*many+many+many/2)
 	})
 }
+
+// What is sent in place of a discarded message says that its number is none any more, and
+// the others keep theirs.
+func TestADiscardedNumberIsSkipped(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, b *bundle) {
+		outbox, err := forwarder.NewOutbox(b.st, forwarder.OutboxConfig{Sequences: true})
+		require.NoError(t, err)
+		b.outbox = outbox
+		to := broker{refuse: tooLarge}
+		b.publish(t, "topic", "k", "1")
+		b.huge(t, "bad")
+		b.huge(t, "mended")
+		b.publish(t, "topic", "k", "2")
+		b.run(t, &to, relaying())
+		require.NoError(t, b.discard(t, b.parked(t, 1)[0].ID))
+		second := b.parked(t, 1)[0]
+		b.edit(t, second.ID, "small")
+		require.NoError(t, b.release(t, second.ID))
+		b.eventuallyWaiting(t, 0)
+		require.Equal(t, []string{"1", "bad.skip", "mended", "2"}, to.ids("k"))
+	})
+}
